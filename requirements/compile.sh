@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Compile the pins. Every file holds hashes and no index address; `uv` must be on the PATH.
+# dev first: the others follow its versions, so that what is tested is what is shipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() {
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+        --no-emit-index-url --no-header "$@"
+}
+compile pyproject.toml --extra server --extra tensorflow --extra train --group dev -o requirements/dev.txt
+compile pyproject.toml --extra server -c requirements/dev.txt -o requirements/server.txt
+compile pyproject.toml --extra server --extra tensorflow -c requirements/dev.txt -o requirements/tensorflow.txt
+compile pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
+compile pyproject.toml --extra gpu -o requirements/gpu.txt
+compile --group build -o requirements/build.txt
+compile --group generate -o requirements/generate.txt

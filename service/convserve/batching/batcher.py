@@ -1,0 +1,282 @@
+"""The threads around a queue: they wait, form, run and complete; every decision is the queue's.
+
+::
+
+    submit --> BatchQueue --take--> gather into a buffer --> execute --> complete rows --> done callbacks
+
+One thread for each execution slot pulls when it is free, so batches grow by themselves under load. With `prefetch`,
+one more thread has the next batch gathered while the slots are busy.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from convserve.arrays import Images
+from convserve.batching.item import BatchRun, Item, Outputs
+from convserve.batching.queue import Batch, BatchQueue
+from convserve.batching.times import BatchTimes
+from convserve.clock import Clock, monotonic
+from convserve.errors import CancelledError, ConvserveError, DeadlineError, InternalError, UnavailableError
+
+
+class BatchObserver(Protocol):
+    """Whoever counts batches. Methods are called from batcher threads and must not raise."""
+
+    def batch_ran(self, run: BatchRun) -> None:
+        """Take note of a batch; `run.item_rows` and `run.queue_seconds` are those of its first item."""
+
+    def items_dropped(self, reason: str, items: int) -> None:
+        """Take note of items that never ran: `cancelled` or `expired`."""
+
+    def batch_failed(self, error: BaseException) -> None:
+        """Take note of a batch that the runtime could not run; `error` has its traceback."""
+
+
+class Batcher:
+    """Runs the items of one model version in batches."""
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        execute: Callable[[Images], Outputs],
+        *,
+        times: BatchTimes,
+        observer: BatchObserver,
+        allowed_batch_sizes: Sequence[int] = (),
+        slots: int = 1,
+        prefetch: int = 0,
+        clock: Clock = monotonic,
+        name: str = "batcher",
+    ) -> None:
+        """Put a batcher together; `start` brings it to life.
+
+        Args:
+            queue: the waiting items. The batcher's own from now on.
+            execute: computes a batch, uint8 [n, H, W, C] with n one of the allowed sizes. Called from `slots` threads
+                at once at most.
+            times: predicts and learns how long batches take.
+            observer: counts what happens.
+            allowed_batch_sizes: batches are padded up to the next one; the largest is the queue's `max_batch_size`.
+                Empty: no padding.
+            slots: batches that may run at once.
+            prefetch: batches formed ahead of a free slot.
+            clock: seconds.
+            name: prefix of the thread names.
+        """
+        self._queue = queue
+        self._execute = execute
+        self._times = times
+        self._observer = observer
+        self._sizes = sorted(allowed_batch_sizes)
+        self._clock = clock
+        self._work = threading.Condition()
+        self._slots = threading.BoundedSemaphore(slots)
+        self._busy_until = 0.0
+        self._in_flight = 0
+        self._state = "idle"
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name}-{index}", daemon=True)
+            for index in range(slots + prefetch)
+        ]
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows in the queue."""
+        return self._queue.rows
+
+    @property
+    def in_flight_rows(self) -> int:
+        """Rows that were taken from the queue and are not answered yet."""
+        return self._in_flight
+
+    @property
+    def accepting(self) -> bool:
+        """Whether items can be submitted."""
+        return self._state == "running"
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._state = "running"
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, item: Item) -> None:
+        """Queue an item. Never blocks; the item's callback brings the answer.
+
+        Raises:
+            OverloadedError: the queue is full.
+            DeadlineError: the deadline has passed, or cannot be met with what waits and runs already.
+            UnavailableError: the batcher is closing.
+        """
+        now = self._clock()
+        with self._work:
+            if not self.accepting:
+                raise UnavailableError("the model version is draining; try again")
+            self._admit(item, now)
+            self._queue.offer(item, now)
+            self._work.notify()
+
+    def cancel(self, item: Item) -> None:
+        """Give an item up, because its caller has gone. Rows that wait never run; rows that run are not waited for."""
+        with self._work:
+            self._queue.discard(item)
+            expired = self._collect_drops()
+        item.finish(CancelledError("the caller gave the request up"))
+        _expire(expired)
+
+    def close(self, grace_seconds: float) -> int:
+        """Take nothing new, run what waits for at most `grace_seconds`, then refuse the rest and stop the threads.
+
+        Returns how many items were refused. Calling it again does nothing.
+        """
+        with self._work:
+            if self._state in ("idle", "closed"):
+                self._state = "closed"
+                return 0
+            self._state = "draining"
+            self._work.notify_all()
+            self._work.wait_for(lambda: not self._queue.rows, timeout=grace_seconds)
+            refused = self._queue.drain()
+            self._state = "closed"
+            self._work.notify_all()
+        for item in refused:
+            item.finish(UnavailableError("the server stopped before the request could run; try another one"))
+        for thread in self._threads:
+            thread.join()
+        return len(refused)
+
+    def _admit(self, item: Item, now: float) -> None:
+        """Refuse at once what cannot be done in time, before it costs anything. Called with the lock held."""
+        if item.deadline == math.inf:
+            return
+        size = min(item.rows, self._queue.limits.max_batch_size)
+        pieces = -(-item.rows // self._queue.limits.max_batch_size)
+        ahead = max(self._busy_until - now, 0.0) + self._queue.seconds_ahead(item.priority)
+        needed = ahead + pieces * self._times.predict(self._padded(size))
+        if now + needed > item.deadline:
+            left = max(item.deadline - now, 0.0)
+            raise DeadlineError(
+                f"the deadline is {left:.4f} s away and the answer would take about {needed:.4f} s; nothing was"
+                " computed"
+            )
+
+    def _serve(self) -> None:
+        """Form and run batches until the batcher is closed and the queue is empty."""
+        buffer: Images | None = None
+        while (batch := self._next()) is not None:
+            images, buffer = self._gather(batch, buffer)
+            with self._slots:
+                self._run(batch, images)
+
+    def _next(self) -> Batch | None:
+        """Wait for a batch. None: closed."""
+        while True:
+            with self._work:
+                now = self._clock()
+                taken = self._queue.take(now, draining=self._state == "draining")
+                expired = self._collect_drops()
+                if isinstance(taken, Batch):
+                    self._in_flight += taken.rows
+                    if self._queue.rows:
+                        self._work.notify()
+                if self._state == "draining" and not self._queue.rows:
+                    self._work.notify_all()
+                closed = self._state == "closed"
+                if not (isinstance(taken, Batch) or closed or expired):
+                    self._work.wait(None if taken is None else max(taken - now, 0.0))
+            _expire(expired)
+            if isinstance(taken, Batch):
+                return taken
+            if closed:
+                return None
+
+    def _collect_drops(self) -> list[Item]:
+        """Count what the queue dropped. Returns the expired items, to be answered once the lock is released."""
+        drops = self._queue.drops
+        if drops.cancelled:
+            self._observer.items_dropped("cancelled", drops.cancelled)
+            drops.cancelled = 0
+        if not drops.expired:
+            return []
+        expired, drops.expired = drops.expired, []
+        self._observer.items_dropped("expired", len(expired))
+        return expired
+
+    def _padded(self, rows: int) -> int:
+        """The allowed batch size that holds `rows`."""
+        return self._sizes[bisect.bisect_left(self._sizes, rows)] if self._sizes else rows
+
+    def _gather(self, batch: Batch, buffer: Images | None) -> tuple[Images, Images | None]:
+        """Bring the rows of a batch together. Returns uint8 [padded rows, H, W, C] and the buffer for the next call.
+
+        Rows that are together already, and need no padding, are used where they are.
+        """
+        padded = self._padded(batch.rows)
+        first = batch.parts[0]
+        if len(batch.parts) == 1 and padded == batch.rows:
+            return first.item.images[first.start : first.stop], buffer
+        if buffer is None:
+            largest = self._padded(self._queue.limits.max_batch_size)
+            buffer = np.zeros((largest, *first.item.images.shape[1:]), np.uint8)
+        row = 0
+        for part in batch.parts:
+            count = part.stop - part.start
+            buffer[row : row + count] = part.item.images[part.start : part.stop]
+            row += count
+        return buffer[:padded], buffer
+
+    def _run(self, batch: Batch, images: Images) -> None:
+        """Execute a batch and answer its items. Whatever goes wrong is the answer of its own items only."""
+        started = self._clock()
+        self._busy_until = started + self._times.predict(len(images))
+        try:
+            outputs = self._execute(images)
+            if any(len(part) != len(images) for part in outputs):
+                lengths = ", ".join(str(len(part)) for part in outputs)
+                raise InternalError(f"the model returned {lengths} rows for a batch of {len(images)}")
+        except Exception as error:  # noqa: BLE001  # any failure of a runtime must reach the callers, not kill the thread
+            self._observer.batch_failed(error)
+            failure = error if isinstance(error, ConvserveError) else InternalError("the model failed to run")
+            for part in batch.parts:
+                part.item.finish(failure)
+            self._leave(batch.rows)
+            return
+        finished = self._clock()
+        run_seconds = finished - started
+        self._times.record(len(images), run_seconds)
+        self._leave(batch.rows)
+        row = 0
+        noted = False
+        for part in batch.parts:
+            count = part.stop - part.start
+            run = BatchRun(
+                item_rows=count,
+                rows=batch.rows,
+                padded_rows=len(images),
+                reason=batch.reason,
+                queue_seconds=started - part.item.enqueued,
+                batch_wait_seconds=batch.released - batch.first_enqueued,
+                run_seconds=run_seconds,
+            )
+            if not noted:
+                self._observer.batch_ran(run)
+                noted = True
+            part.item.complete_rows(part.start, Outputs(*(out[row : row + count] for out in outputs)), run)
+            row += count
+
+    def _leave(self, rows: int) -> None:
+        """Take rows out of the account of those in flight."""
+        with self._work:
+            self._in_flight -= rows
+
+
+def _expire(items: list[Item]) -> None:
+    for item in items:
+        item.finish(DeadlineError("the deadline passed while the request waited; nothing was computed"))

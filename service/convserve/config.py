@@ -1,0 +1,276 @@
+"""Every setting of the server, once: command-line flag, `CONVSERVE_*` variable and TOML key follow from here.
+
+A field `max_batch_size` of the section `model` is the flag `--model-max-batch-size`, the variable
+`CONVSERVE_MODEL_MAX_BATCH_SIZE` and the key `max_batch_size` in the table `[model]`. A flag beats a variable, a
+variable beats the file, the file beats the default. `[models.NAME]` in the file overrides `[model]` for one model.
+Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+
+from convserve.errors import ConfigError
+
+ENV_PREFIX = "CONVSERVE_"
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Frozen, and strict about unknown keys."""
+
+
+class ModelSettings(_Section, frozen=True, kw_only=True):
+    """How a model is batched and run."""
+
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 64
+    """Rows (images) that one batch may have. Larger: more throughput under load, more latency for its first row."""
+    max_queue_delay: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    """Seconds a batch may wait for more rows, counted from its first row. 0: run whatever waits when a slot is free."""
+    allowed_batch_sizes: tuple[Count, ...] = ()
+    """Batch sizes that are run, ascending; batches are padded up to the next one. Empty: any size on a CPU, powers of
+    two on a GPU. The last one must be max_batch_size."""
+    max_queue_rows: CountOrAuto = 0
+    """Rows that may wait; more are refused with RESOURCE_EXHAUSTED. Also the most images one request may bring.
+    0: 16 times max_batch_size."""
+    max_queue_bytes: Count = 256 * 2**20
+    """Bytes of pixels that may wait; more are refused with RESOURCE_EXHAUSTED."""
+
+    def __post_init__(self) -> None:
+        """Check what a type cannot say."""
+        sizes = self.allowed_batch_sizes
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != self.max_batch_size):
+            raise ValueError(
+                f"allowed_batch_sizes is {list(sizes)}; it must be ascending and end with max_batch_size"
+                f" ({self.max_batch_size})"
+            )
+        if 0 < self.max_queue_rows < self.max_batch_size:
+            raise ValueError(
+                f"max_queue_rows is {self.max_queue_rows}, less than max_batch_size ({self.max_batch_size})"
+            )
+
+
+class LimitSettings(_Section, frozen=True, kw_only=True):
+    """What a caller may send."""
+
+    max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 64 * 2**20
+    """Bytes of one gRPC message, in either direction. gRPC's own default is 4 MiB; a client must raise its side too."""
+    max_image_pixels: Count = 50_000_000
+    """Pixels of one encoded image, judged by its header before anything is decoded."""
+    max_concurrent_requests: Count = 256
+    """Requests that one worker handles at the same time, each on a thread of its own; more wait in line."""
+
+
+class DrainSettings(_Section, frozen=True, kw_only=True):
+    """How the server goes away after SIGTERM."""
+
+    delay: Seconds = 0.0
+    """Seconds between saying NOT_SERVING and refusing connections, for load balancers to notice."""
+    timeout: Seconds = 30.0
+    """Seconds that accepted requests get to finish; what is left then is cut and counted."""
+
+
+class Settings(_Section, frozen=True, kw_only=True):
+    """The server's settings."""
+
+    model_repository: Path = Path("models")
+    """Directory with one folder per model, each with one folder per version."""
+    host: str = "127.0.0.1"
+    """Address to listen on, for gRPC and HTTP. 0.0.0.0 or [::] lets other machines in."""
+    port: Port = 8001
+    """gRPC port. 0: any free one, told in the JSON line on stdout."""
+    http_port: Port = 8002
+    """Port of /metrics, /livez and /readyz. 0: any free one."""
+    intra_op_threads: CountOrAuto = 0
+    """Threads that compute one batch. 0: as many as there are cores to use."""
+    exit_on_error: bool = True
+    """Whether a model that cannot be proved at start-up ends the server. If not, it is listed as failed."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged, to stderr."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """Form of the log. auto: text on a terminal, JSON lines elsewhere."""
+    model: ModelSettings = ModelSettings()
+    """Settings of every model."""
+    limits: LimitSettings = LimitSettings()
+    """Limits on what callers may send."""
+    drain: DrainSettings = DrainSettings()
+    """Shutdown."""
+    models: dict[str, ModelSettings] = {}
+    """Settings of single models by name, where they differ; only in the file, as [models.NAME]."""
+
+    def for_model(self, name: str) -> ModelSettings:
+        """The settings that hold for a model."""
+        return self.models.get(name, self.model)
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One setting as a flag and a variable."""
+
+    path: tuple[str, ...]
+    """Where it lies: (field,) or (section, field)."""
+    help: str
+    """Its docstring."""
+    default: Any
+    """Its default."""
+    choices: tuple[str, ...]
+    """What it may be, when that is a short list."""
+    is_list: bool
+    """Whether several values are given, separated by commas."""
+
+    @property
+    def flag(self) -> str:
+        """`--section-field`."""
+        return "--" + "-".join(self.path).replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """`CONVSERVE_SECTION_FIELD`."""
+        return ENV_PREFIX + "_".join(self.path).upper()
+
+
+def options(section: type[msgspec.Struct] = Settings, prefix: tuple[str, ...] = ()) -> Iterator[Option]:
+    """Every setting that has a flag, in the order of the classes above."""
+    helps = _field_docstrings(section)
+    hints = get_type_hints(section)
+    for field in msgspec.structs.fields(section):
+        hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from options(hint, (*prefix, field.name))
+        elif field.name != "models":
+            literal = getattr(hint, "__args__", ()) if getattr(hint, "__origin__", None) is Literal else ()
+            is_list = getattr(hint, "__origin__", None) is tuple
+            yield Option((*prefix, field.name), helps[field.name], field.default, tuple(literal), is_list)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser `--config` and a flag for every setting."""
+    parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file with settings")
+    for option in options():
+        default = ",".join(map(str, option.default)) if option.is_list else option.default
+        shown = f"{default}".lower() if isinstance(default, bool) else default
+        parser.add_argument(
+            option.flag,
+            metavar="{" + ",".join(option.choices) + "}" if option.choices else "VALUE",
+            help=f"{option.help} (default: {shown or 'none'}; {option.variable})".replace("%", "%%"),
+        )
+
+
+def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Put the settings together from flags, variables and the file that `config` names.
+
+    Args:
+        arguments: parsed flags, by option name with underscores; None means not given. `config` names the file.
+        environment: variables.
+
+    Raises:
+        ConfigError: names the setting, where it came from, what came and what is wanted.
+    """
+    environment = _without_service_links(environment)
+    file = arguments.get("config") or environment.get(ENV_PREFIX + "CONFIG")
+    tree = _read_file(Path(file)) if file else {}
+    sources: list[str] = []
+    known = list(options())
+    _refuse_unknown_variables(environment, {option.variable for option in known})
+    for option in known:
+        text = arguments.get("_".join(option.path))
+        source = option.flag
+        if text is None:
+            text, source = environment.get(option.variable), option.variable
+        if text is None:
+            continue
+        value = [part for part in text.split(",") if part] if option.is_list else text
+        _check_one(option, value, text, source)
+        at = tree
+        for name in option.path[:-1]:
+            at = at.setdefault(name, {})
+        at[option.path[-1]] = value
+        sources.append(f"{source}={text}")
+    base = tree.get("model", {})
+    tree["models"] = {name: {**base, **own} for name, own in tree.get("models", {}).items()}
+    try:
+        return msgspec.convert(tree, Settings, strict=False, dec_hook=_decode_path)
+    except (msgspec.ValidationError, ValueError) as error:
+        origin = ", ".join(([str(file)] if file else []) + sources)
+        raise ConfigError(f"{error} (from {origin or 'the defaults'})") from error
+
+
+def _check_one(option: Option, value: Any, text: str, source: str) -> None:
+    """Check one value alone, so that the error can name its source."""
+    section = Settings
+    for name in option.path[:-1]:
+        section = get_type_hints(section)[name]
+    hint = get_type_hints(section, include_extras=True)[option.path[-1]]
+    try:
+        msgspec.convert(value, hint, strict=False, dec_hook=_decode_path)
+    except (msgspec.ValidationError, ValueError) as error:
+        wanted = f"; it must be one of {', '.join(option.choices)}" if option.choices else ""
+        raise ConfigError(f"{source} is {text!r}: {error}{wanted}") from error
+
+
+def _without_service_links(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what Kubernetes sets in every pod for a Service named `convserve`; CONVSERVE_PORT is one of them."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(ENV_PREFIX) and not _SERVICE_LINK.search(name) and not value.startswith(("tcp://", "udp://"))
+    }
+
+
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_.*)?)$|_PORT_\d+_(TCP|UDP)(_.*)?$")
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str], known: set[str]) -> None:
+    unknown = sorted(name for name in environment if name not in known | _OTHER_VARIABLES)
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is set, and there is no such setting; `convserve serve --help` lists them")
+
+
+_OTHER_VARIABLES = {ENV_PREFIX + "CONFIG", ENV_PREFIX + "TARGET"}
+"""Variables with the prefix that are not settings of the server."""
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config: {path} cannot be read ({error.strerror})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--config: {path} is not valid TOML: {error}") from error
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"cannot read {kind} from {value!r}")
+
+
+def _field_docstrings(section: type) -> dict[str, str]:
+    """The string below each field, by field name, on one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0]
+    if not isinstance(body, ast.ClassDef):
+        raise TypeError(f"{section} is not a class")
+    found = {}
+    for statement, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            found[statement.target.id] = " ".join(str(after.value.value).split())
+    return found

@@ -1,0 +1,145 @@
+"""A request without its transport: find the version, check the images, queue them, bring the answer back.
+
+`submit` never waits for a batch: the answer comes through a callback. A servicer's thread may wait for it; a transport
+that drives many calls from one thread need not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from convserve import images
+from convserve.arrays import Images
+from convserve.batching import BatchRun, Item, Outputs, Priority
+from convserve.errors import ConvserveError, InternalError, InvalidRequestError
+from convserve.registry import LoadedVersion, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller wants classified, by which version, until when."""
+
+    model: str
+    """Name of the model."""
+    images: Images | Sequence[bytes]
+    """Pixels, uint8 [n, H, W, C] in the model's shape; or image files."""
+    field: str
+    """Where the images lie in the caller's message, for errors."""
+    version: int | None = None
+    """Number of the version; None for the default."""
+    deadline: float = math.inf
+    """Reading of the server's clock after which nobody wants the answer."""
+    priority: Priority = Priority.NORMAL
+    """Urgency within the model's queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to a request."""
+
+    version: LoadedVersion
+    """What answered. It may be unloaded already; its manifest stays."""
+    outputs: Outputs
+    """One row for each image, in order."""
+    decoding: Sequence[tuple[str, ...]]
+    """What decoding did to each image file; empty for packed images."""
+    runs: Sequence[BatchRun]
+    """The batches that held rows of the request."""
+
+
+Done = Callable[[Result | ConvserveError], None]
+
+
+class Ticket:
+    """A request under way."""
+
+    __slots__ = ("_item", "_version")
+
+    def __init__(self, version: LoadedVersion, item: Item) -> None:
+        """Bind the item to where it waits."""
+        self._version = version
+        self._item = item
+
+    def cancel(self) -> None:
+        """The caller has gone: rows that wait never run. Does nothing once the answer is there."""
+        if not self._item.finished:
+            self._version.batcher.cancel(self._item)
+
+
+class Engine:
+    """Classifies. Thread-safe."""
+
+    def __init__(self, registry: Registry, *, max_image_pixels: int) -> None:
+        """Serve the versions of `registry`; encoded images may have at most `max_image_pixels` pixels."""
+        self._registry = registry
+        self._max_image_pixels = max_image_pixels
+
+    def submit(self, request: Request, done: Done) -> Ticket:
+        """Queue a request. Decodes image files on the calling thread; never waits for a batch.
+
+        `done` is called exactly once unless this raises: with the result or an error, on whichever thread has it.
+
+        Raises:
+            ConvserveError: the request is refused; `done` will not be called.
+        """
+        version = self._registry.borrow(request.model, request.version)
+        try:
+            decoding: list[tuple[str, ...]] = []
+            if isinstance(request.images, np.ndarray):
+                pixels = _check_packed(request.images, version, request.field)
+            else:
+                pixels, decoding = self._decode(request.images, version, request.field)
+
+            def finish(outcome: Outputs | BaseException, runs: list[BatchRun]) -> None:
+                version.release()
+                if isinstance(outcome, Outputs):
+                    version.answered(outcome)
+                    done(Result(version, outcome, decoding, runs))
+                else:
+                    done(outcome if isinstance(outcome, ConvserveError) else InternalError("the model failed to run"))
+
+            item = Item(pixels, finish, deadline=request.deadline, priority=request.priority)
+            version.batcher.submit(item)
+        except BaseException:
+            version.release()
+            raise
+        return Ticket(version, item)
+
+    def _decode(
+        self, files: Sequence[bytes], version: LoadedVersion, field: str
+    ) -> tuple[Images, list[tuple[str, ...]]]:
+        """Decode image files by the version's policy. Returns uint8 [n, H, W, C] and what was done to each."""
+        _check_count(len(files), version, field)
+        manifest = version.manifest
+        pixels = np.empty((len(files), *manifest.input.shape), np.uint8)
+        steps = []
+        for index, data in enumerate(files):
+            decoded = images.decode(
+                data, manifest.input, manifest.decode, max_pixels=self._max_image_pixels, field=f"{field}[{index}]"
+            )
+            pixels[index] = decoded.pixels
+            steps.append(decoded.steps)
+        return pixels, steps
+
+
+def _check_count(count: int, version: LoadedVersion, field: str) -> None:
+    if not 1 <= count <= version.max_rows:
+        raise InvalidRequestError.of(field, f"{count} images came; one request takes 1 to {version.max_rows}")
+
+
+def _check_packed(pixels: Images, version: LoadedVersion, field: str) -> Images:
+    """Refuse pixels that are not in the model's shape."""
+    shape = version.manifest.input.shape
+    if pixels.ndim != 4 or pixels.shape[1:] != shape:
+        came = "×".join(map(str, pixels.shape[1:] if pixels.ndim == 4 else pixels.shape))
+        wanted = "×".join(map(str, shape))
+        raise InvalidRequestError.of(
+            field,
+            f"images are {came}; {version.label} takes {wanted} (height×width×channels), or image files of any size",
+        )
+    _check_count(len(pixels), version, field)
+    return pixels

@@ -1,0 +1,56 @@
+"""What lies in a model repository: directories, read without trust and without loading anything."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from convserve.errors import ConfigError
+from convserve.manifest import MANIFEST_FILE
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True)
+class FoundVersion:
+    """A version directory that has a manifest; nothing in it was checked yet."""
+
+    model: str
+    version: int
+    directory: Path
+
+
+def scan(root: Path) -> dict[str, dict[int, FoundVersion]]:
+    """Find the versions of every model.
+
+    A version is a directory named by a positive integer that holds a manifest; the manifest is written last, so a
+    directory without one is still being copied and is not a version yet. Names that start with a dot are never models.
+
+    Returns:
+        By model name and version number. Models without a version are listed empty.
+
+    Raises:
+        ConfigError: there is no such directory, or it cannot be read.
+    """
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise ConfigError(
+            f"model_repository: {root} cannot be read ({error.strerror}); it must be a directory with one folder per"
+            " model, each with one folder per version"
+        ) from error
+    return {entry.name: _versions(entry) for entry in entries if _MODEL_NAME.fullmatch(entry.name) and entry.is_dir()}
+
+
+def _versions(directory: Path) -> dict[int, FoundVersion]:
+    try:
+        entries = list(directory.iterdir())
+    except OSError:  # deleted while we looked, or not readable: no version that could be served
+        return {}
+    return {
+        int(entry.name): FoundVersion(directory.name, int(entry.name), entry)
+        for entry in entries
+        if _VERSION.fullmatch(entry.name) and (entry / MANIFEST_FILE).is_file()
+    }

@@ -1,0 +1,148 @@
+"""One server process, from start to end."""
+
+from __future__ import annotations
+
+import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import structlog
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+import convserve
+from convserve import host
+from convserve.config import Settings
+from convserve.engine import Engine
+from convserve.errors import ArtifactError, ConfigError
+from convserve.lifecycle import VersionState
+from convserve.manager import Manager
+from convserve.metrics import Metrics
+from convserve.registry import Registry
+from convserve.server import classification, models
+from convserve.server.health import SERVICE as HEALTH_SERVICE
+from convserve.server.health import Health
+from convserve.server.http import HttpServer
+from convserve.server.rpc import Guard
+
+log = structlog.get_logger(__name__)
+
+
+class Server:
+    """Serves a model repository over gRPC. `start`, then `stop`; both once."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Put the parts together; nothing is bound, loaded or started yet."""
+        self._settings = settings
+        self._metrics = Metrics(CollectorRegistry(), convserve.__version__)
+        ProcessCollector(registry=self._metrics.registry)
+        GCCollector(registry=self._metrics.registry)
+        self._registry = Registry()
+        self._metrics.observe_registry(self._registry)
+        self._guard = Guard(self._metrics)
+        self._health = Health([classification.SERVICE, models.SERVICE])
+        self._manager = Manager(settings, self._registry, self._metrics, _runtime_factory(settings))
+        self._grpc: grpc.Server | None = None
+        self._http: HttpServer | None = None
+        self.grpc_port = 0
+        """The gRPC port bound."""
+
+    @property
+    def http_port(self) -> int:
+        """The HTTP port bound."""
+        return self._http.port if self._http else 0
+
+    def start(self) -> list[str]:
+        """Bind, load and prove, then say SERVING. Returns the names of the models that answer.
+
+        The ports are open from the beginning, so that probes can tell loading from dead; calls get UNAVAILABLE until
+        their model is ready.
+
+        Raises:
+            ConfigError: an address cannot be bound, or the repository is missing or empty.
+            ArtifactError: a model cannot be proved, and `exit_on_error` is set.
+        """
+        settings = self._settings
+        self._http = HttpServer(settings.host, settings.http_port, self._metrics.registry, lambda: self._health.ready)
+        self._http.start()
+        self._grpc = self._build_grpc()
+        self._grpc.start()
+        failures = self._manager.reconcile()
+        if failures and settings.exit_on_error:
+            raise ArtifactError("; ".join(failure.reason for failure in failures))
+        available = [model for model in self._registry.models() if self._registry.default_version(model)]
+        if not available:
+            raise ConfigError(
+                f"model_repository: {settings.model_repository} holds no model that can be served; it needs folders"
+                " NAME/VERSION/ with a manifest.json, as `convtrain publish` writes them"
+            )
+        for model in self._registry.models():
+            self._health.set_model(model, model in available)
+        self._health.set_ready(True)
+        return available
+
+    def stop(self) -> None:
+        """Go away without losing an accepted request, in this order.
+
+        1. Say NOT_SERVING, so that load balancers look elsewhere, and give them `drain.delay` to notice.
+        2. Take no new calls; those under way get `drain.timeout` to finish.
+        3. Stop the batchers and unload the models.
+        4. Stop answering HTTP last, so that the end can be watched.
+        """
+        self._health.set_ready(False)
+        if self._health_was_ready():
+            time.sleep(self._settings.drain.delay)
+        cut = 0
+        if self._grpc is not None:
+            self._guard.draining = True
+            under_way = self._guard.active
+            stopped = self._grpc.stop(self._settings.drain.timeout)
+            stopped.wait(self._settings.drain.timeout)
+            cut = self._guard.active
+            log.info("drained", requests_under_way=under_way, requests_cut=cut)
+        self._manager.close()
+        if self._http is not None:
+            self._http.close()
+
+    def _health_was_ready(self) -> bool:
+        return any(
+            state.state is VersionState.AVAILABLE for v in self._registry.models().values() for state in v.values()
+        )
+
+    def _build_grpc(self) -> grpc.Server:
+        settings = self._settings
+        threads = ThreadPoolExecutor(settings.limits.max_concurrent_requests, thread_name_prefix="grpc")
+        server = grpc.server(
+            threads,
+            options=[
+                ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
+                ("grpc.max_send_message_length", settings.limits.max_message_bytes),
+                ("grpc.so_reuseport", 0),  # or a second server would share the port without a word
+            ],
+        )
+        engine = Engine(self._registry, max_image_pixels=settings.limits.max_image_pixels)
+        server.add_generic_rpc_handlers(
+            (
+                classification.ClassificationServicer(engine, self._registry).handler(self._guard),
+                models.ModelServicer(self._registry).handler(self._guard),
+            )
+        )
+        self._health.register(server)
+        names = (classification.SERVICE, models.SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        address = f"{settings.host}:{settings.port}"
+        try:
+            self.grpc_port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"port: cannot listen on {address}; is another server running there?") from error
+        return server
+
+
+def _runtime_factory(settings: Settings) -> functools.partial:  # type: ignore[type-arg]
+    from convserve.runtimes.onnx import OnnxRuntime  # loading onnxruntime takes long and shows in `--help`
+
+    threads = settings.intra_op_threads or host.usable_cores()
+    return functools.partial(OnnxRuntime, intra_op_threads=threads)

@@ -1,0 +1,155 @@
+"""What every method of ours shares: request id, deadline, metrics, errors, and waiting for an answer.
+
+A method starts work and gets a `reply` to call once; whether a thread waits for it is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+
+from convserve.clock import monotonic
+from convserve.errors import ConvserveError, DeadlineError, UnavailableError
+from convserve.metrics import Metrics
+from convserve.server.status import REQUEST_ID_KEY, code_of, status_of
+
+log = structlog.get_logger(__name__)
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+
+_ID_LENGTH = 128
+_NO_DEADLINE = 10 * 365 * 86400.0  # gRPC tells a call without a deadline as one that ends far in the future
+
+
+class Call:
+    """What a method may know of the call it answers."""
+
+    __slots__ = ("api", "deadline", "model", "request_id")
+
+    def __init__(self, api: str, request_id: str, deadline: float) -> None:
+        """Bind what is known before the request is read."""
+        self.api = api
+        self.request_id = request_id
+        """The caller's id of the request, or one made here."""
+        self.deadline = deadline
+        """Reading of the server's clock; infinite when the caller set none."""
+        self.model = ""
+        """Name of the model for metrics; set by the method once it is known to exist."""
+
+
+Reply: TypeAlias = Callable[[A | ConvserveError], None]
+"""Brings the answer; called once."""
+
+Cancel: TypeAlias = Callable[[], None]
+"""Called when the caller has gone; does nothing once the answer is there."""
+
+StartMethod: TypeAlias = Callable[[Q, Call, Reply[A]], Cancel]
+"""A method whose answer comes later. It calls the reply once, unless it raises."""
+
+
+class Guard:
+    """Wraps methods for the synchronous server, and counts the calls under way."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Count on `metrics`."""
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._active = 0
+        self.draining = False
+        """Once true, calls that arrive are refused with UNAVAILABLE."""
+
+    @property
+    def active(self) -> int:
+        """Calls under way."""
+        return self._active
+
+    def waiting(self, api: str, method: str, start: StartMethod[Q, A]) -> Callable[[Q, grpc.ServicerContext], A]:
+        """Wrap a method whose answer comes later: the call's thread waits for it, no longer than the deadline."""
+
+        def answer(request: Q, call: Call, context: grpc.ServicerContext) -> A:
+            slot = _Slot[A]()
+            cancel = start(request, call, slot.put)
+            if not context.add_callback(cancel):
+                cancel()
+            return slot.wait(call.deadline)
+
+        return self._wrap(api, method, answer)
+
+    def direct(self, api: str, method: str, answer: Callable[[Q, Call], A]) -> Callable[[Q, grpc.ServicerContext], A]:
+        """Wrap a method that answers at once."""
+        return self._wrap(api, method, lambda request, call, _context: answer(request, call))
+
+    def _wrap(
+        self, api: str, method: str, answer: Callable[[Q, Call, grpc.ServicerContext], A]
+    ) -> Callable[[Q, grpc.ServicerContext], A]:
+        in_flight = self._metrics.in_flight.labels(api)
+
+        def behavior(request: Q, context: grpc.ServicerContext) -> A:
+            started = time.perf_counter()
+            call = Call(api, _request_id(context), _deadline(context))
+            in_flight.inc()
+            with self._lock:
+                self._active += 1
+            code = grpc.StatusCode.OK
+            try:
+                if self.draining:
+                    raise UnavailableError("the server is shutting down; try another one")
+                return answer(request, call, context)
+            except Exception as error:  # every failure becomes a status
+                code = code_of(error)
+                if code is grpc.StatusCode.INTERNAL:
+                    log.error("request failed", request_id=call.request_id, method=method, exc_info=error)
+                context.abort_with_status(status_of(error, call.request_id))
+            finally:
+                with self._lock:
+                    self._active -= 1
+                in_flight.dec()
+                self._metrics.requests.labels(api, method, call.model, code.name).inc()
+                self._metrics.request_seconds.labels(api, method, call.model).observe(time.perf_counter() - started)
+
+        return behavior
+
+
+class _Slot(Generic[A]):
+    """Where a thread waits for one answer."""
+
+    def __init__(self) -> None:
+        self._full = threading.Lock()
+        self._full.acquire()
+        self._outcome: A | ConvserveError | None = None
+
+    def put(self, outcome: A | ConvserveError) -> None:
+        self._outcome = outcome
+        self._full.release()
+
+    def wait(self, deadline: float) -> A:
+        left = deadline - monotonic()
+        timeout = -1 if left > threading.TIMEOUT_MAX else max(left, 0)
+        if not self._full.acquire(timeout=timeout):
+            raise DeadlineError("the deadline passed before the answer was there")
+        if isinstance(self._outcome, ConvserveError):
+            raise self._outcome
+        return self._outcome  # type: ignore[return-value]
+
+
+def _deadline(context: grpc.ServicerContext) -> float:
+    left = context.time_remaining()
+    return math.inf if left is None or left > _NO_DEADLINE else monotonic() + left
+
+
+def _request_id(context: grpc.ServicerContext) -> str:
+    """The caller's `x-request-id` if it is one that may stand in a log, else a new one."""
+    metadata: Any = context.invocation_metadata()
+    for key, value in metadata:
+        if key == REQUEST_ID_KEY and 0 < len(value) <= _ID_LENGTH and value.isascii() and value.isprintable():
+            return str(value)
+    return secrets.token_hex(8)
