@@ -2,8 +2,8 @@
 # Generate Python code from protos/ into DIR (default: service), with tools pinned in requirements/generate.txt that
 # live in an environment of their own (.venv-generate).
 set -euo pipefail
+out=$(realpath "${1:-$(dirname "$0")/../service}")
 cd "$(dirname "$0")/.."
-out=${1:-service}
 env=.venv-generate
 if ! cmp -s requirements/generate.txt "$env/installed.txt" 2>/dev/null; then
     rm -rf "$env"
@@ -14,5 +14,5 @@ fi
 cd protos
 files=$(find convserve -name '*.proto' | sort)
 # shellcheck disable=SC2086
-PATH="$PWD/../$env/bin:$PATH" "../$env/bin/python" -m grpc_tools.protoc -I . --python_out="$OLDPWD/$out" --grpc_python_out="$OLDPWD/$out" \
-    --mypy_out="quiet:$OLDPWD/$out" --mypy_grpc_out="quiet:$OLDPWD/$out" $files
+PATH="$PWD/../$env/bin:$PATH" "../$env/bin/python" -m grpc_tools.protoc -I . --python_out="$out" --grpc_python_out="$out" \
+    --mypy_out="quiet:$out" --mypy_grpc_out="quiet:$out" $files

@@ -54,9 +54,10 @@ class InputSpec(_Struct, frozen=True, kw_only=True):
 class DecodePolicy(_Struct, frozen=True, kw_only=True):
     """How an image file becomes the model's input. Pixels that come packed are taken as they are."""
 
-    fit: Literal["stretch", "pad", "crop"] = "stretch"
-    """What happens to another aspect ratio: `stretch` ignores it, `pad` adds borders in the image's own border colour,
-    `crop` cuts the longer side around the centre."""
+    fit: Literal["stretch", "pad", "crop", "glyph"] = "stretch"
+    """What happens to an image of another size: `stretch` ignores the aspect ratio, `pad` adds borders in the image's
+    own border colour, `crop` cuts the longer side around the centre, `glyph` finds the strokes, scales them to 20/28 of
+    the frame and puts their centre of mass in its middle, as MNIST's digits were made."""
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
     """Filter for resizing; it averages over the source pixels when it shrinks."""
     polarity: Literal["as-is", "auto"] = "as-is"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
@@ -20,18 +21,18 @@ SHAPE = (8, 8, 1)
 LABELS = ["top", "upper", "lower", "bottom"]
 
 
-def weights(seed: int = 0) -> np.ndarray:
+def weights(seed: int = 0) -> npt.NDArray[np.float32]:
     """float32 [pixels, classes]."""
     rng = np.random.default_rng(seed)
     stripes = np.repeat(np.eye(4), 16, axis=0) / 16
-    return (stripes * 6 + rng.normal(0, 0.05, (64, 4))).astype(np.float32)
+    return np.asarray(stripes * 6 + rng.normal(0, 0.05, (64, 4)), np.float32)
 
 
 def reference(images: Images, seed: int = 0) -> Probabilities:
     """What the model answers, in NumPy."""
     logits = (images.reshape(len(images), -1).astype(np.float32) / 255) @ weights(seed)
     scaled = np.exp(logits - logits.max(1, keepdims=True))
-    return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
+    return np.asarray(scaled / scaled.sum(1, keepdims=True), np.float32)
 
 
 def onnx_bytes(seed: int = 0) -> bytes:
@@ -59,7 +60,7 @@ def onnx_bytes(seed: int = 0) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def random_images(count: int, seed: int = 1) -> Images:

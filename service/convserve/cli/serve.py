@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from convserve.errors import RuntimeNotInstalledError
+
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the command."""
@@ -16,15 +18,21 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     try:
         from convserve import config
-    except ModuleNotFoundError as error:
-        missing = error.name
-        parser.epilog = f"Not installed: {missing}. Install the server: pip install 'convserve[server]'"
+    except ModuleNotFoundError:  # a client-only installation: `run` says what to install
         return
     config.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal comes. Returns the exit status."""
-    from convserve.server.__main__ import serve
+    """Serve until a signal comes. Returns the exit status.
 
+    Raises:
+        RuntimeNotInstalledError: the server's extra is not installed.
+    """
+    try:
+        from convserve.server.__main__ import serve
+    except ModuleNotFoundError as error:
+        raise RuntimeNotInstalledError(
+            f"{error.name} is not installed; install the server with: pip install 'convserve[server]'"
+        ) from error
     return serve(vars(args))

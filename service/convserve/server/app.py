@@ -28,6 +28,9 @@ from convserve.server.health import Health
 from convserve.server.http import HttpServer
 from convserve.server.rpc import Guard
 
+_QUIET_SECONDS = 0.1
+_AT_MOST_REFUSING_SECONDS = 2.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -88,7 +91,7 @@ class Server:
         """Go away without losing an accepted request, in this order.
 
         1. Say NOT_SERVING, so that load balancers look elsewhere, and give them `drain.delay` to notice.
-        2. Take no new calls; those under way get `drain.timeout` to finish.
+        2. Refuse new calls until callers have noticed, then close the port; calls under way get `drain.timeout`.
         3. Stop the batchers and unload the models.
         4. Stop answering HTTP last, so that the end can be watched.
         """
@@ -97,7 +100,7 @@ class Server:
             time.sleep(self._settings.drain.delay)
         cut = 0
         if self._grpc is not None:
-            self._guard.draining = True
+            self._guard.drain(_QUIET_SECONDS, _AT_MOST_REFUSING_SECONDS)
             under_way = self._guard.active
             stopped = self._grpc.stop(self._settings.drain.timeout)
             stopped.wait(self._settings.drain.timeout)

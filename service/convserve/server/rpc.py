@@ -64,13 +64,25 @@ class Guard:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._active = 0
-        self.draining = False
-        """Once true, calls that arrive are refused with UNAVAILABLE."""
+        self._draining = False
+        self._last_refused = 0.0
 
     @property
     def active(self) -> int:
         """Calls under way."""
         return self._active
+
+    def drain(self, quiet_seconds: float, at_most_seconds: float) -> None:
+        """Refuse calls with UNAVAILABLE from now on, and wait until none has come for a while.
+
+        gRPC answers a call that reaches a server in the moment of its shutdown with CANCELLED, which no client retries.
+        Callers who were told UNAVAILABLE look elsewhere, so that the moment comes when nobody is calling any more.
+        """
+        self._draining = True
+        give_up = monotonic() + at_most_seconds
+        self._last_refused = monotonic()
+        while monotonic() < min(give_up, self._last_refused + quiet_seconds):
+            time.sleep(quiet_seconds / 10)
 
     def waiting(self, api: str, method: str, start: StartMethod[Q, A]) -> Callable[[Q, grpc.ServicerContext], A]:
         """Wrap a method whose answer comes later: the call's thread waits for it, no longer than the deadline."""
@@ -101,7 +113,8 @@ class Guard:
                 self._active += 1
             code = grpc.StatusCode.OK
             try:
-                if self.draining:
+                if self._draining:
+                    self._last_refused = monotonic()
                     raise UnavailableError("the server is shutting down; try another one")
                 return answer(request, call, context)
             except Exception as error:  # every failure becomes a status

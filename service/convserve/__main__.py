@@ -1,0 +1,50 @@
+"""The command `convserve`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from convserve import __version__
+from convserve.cli import classify, models, serve
+from convserve.errors import ConvserveError
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+"""Exit statuses; argparse ends with 2 when the command line is wrong."""
+
+_COMMANDS = {"serve": serve, "classify": classify, "models": models}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own). Returns the exit status.
+
+    0: done. 1: something failed, stderr says what. 2: wrong usage. 130: interrupted by Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(
+        prog="convserve",
+        description="Serve image classifiers over gRPC, and classify images with them.",
+        epilog="Exit status: 0 done, 1 something failed, 2 wrong usage, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"convserve {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS.values():
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        status: int = _COMMANDS[args.command].run(args)
+        sys.stdout.flush()
+    except ConvserveError as error:
+        print(f"convserve {args.command}: {error}", file=sys.stderr)  # noqa: T201
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone; say nothing, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

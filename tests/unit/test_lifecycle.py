@@ -1,0 +1,65 @@
+"""Which version comes next."""
+
+from __future__ import annotations
+
+import pytest
+
+from convserve.lifecycle import Known, Load, Unload, VersionPolicy, VersionState, next_action
+
+AVAILABLE, FAILED, LOADING, UNLOADED = (
+    VersionState.AVAILABLE,
+    VersionState.FAILED,
+    VersionState.LOADING,
+    VersionState.UNLOADED,
+)
+LATEST = VersionPolicy()
+
+
+def known(**states: VersionState) -> dict[int, Known]:
+    return {int(name[1:]): Known(state, "a") for name, state in states.items()}
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [
+        (VersionPolicy(), [3]),
+        (VersionPolicy(latest=2), [3, 2]),
+        (VersionPolicy(all=True), [3, 2, 1]),
+        (VersionPolicy(specific=(1, 7)), [1]),
+    ],
+)
+def test_policies(policy: VersionPolicy, wanted: list[int]) -> None:
+    """Highest first; versions that do not exist are not wanted."""
+    assert policy.wanted([1, 3, 2]) == wanted
+
+
+def test_a_new_version_is_loaded_before_the_old_one_stops() -> None:
+    """Load first; unload once the new one is available."""
+    found = {1: "a", 2: "a"}
+    assert next_action(found, known(v1=AVAILABLE), LATEST) == Load(2)
+    assert next_action(found, known(v1=AVAILABLE, v2=LOADING), LATEST) is None
+    assert next_action(found, known(v1=AVAILABLE, v2=AVAILABLE), LATEST) == Unload(1)
+    assert next_action(found, known(v1=UNLOADED, v2=AVAILABLE), LATEST) is None
+
+
+def test_a_version_that_fails_leaves_the_old_one() -> None:
+    """The old one keeps serving, and the failed one is not tried again until it changes."""
+    states = known(v1=AVAILABLE, v2=FAILED)
+    assert next_action({1: "a", 2: "a"}, states, LATEST) is None
+    assert next_action({1: "a", 2: "changed"}, states, LATEST) == Load(2)
+
+
+def test_a_version_whose_content_changed_is_proved_anew() -> None:
+    """Whoever overwrites a version gets it loaded, and replaced only if it holds."""
+    assert next_action({1: "changed"}, known(v1=AVAILABLE), LATEST) == Load(1)
+
+
+def test_a_vanished_repository_stops_nothing() -> None:
+    """A mount that flaps must not take the service down."""
+    assert next_action({}, known(v1=AVAILABLE), LATEST) is None
+
+
+def test_an_older_version_comes_back_when_the_newest_is_deleted() -> None:
+    """Deleting the newest version is a rollback: the older one is proved, then the deleted one unloads."""
+    assert next_action({1: "a"}, known(v1=UNLOADED, v2=AVAILABLE), LATEST) == Load(1)
+    assert next_action({1: "a"}, known(v1=AVAILABLE, v2=AVAILABLE), LATEST) == Unload(2)

@@ -1,0 +1,83 @@
+"""The manifest stands for the whole directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convserve import manifest as m
+from convserve.errors import ArtifactError
+from support import versions
+
+
+def test_what_is_written_is_read(repository: Path) -> None:
+    """A round trip keeps every field."""
+    directory = repository / "stripes/1"
+    manifest, digest = m.read(directory)
+    assert manifest.labels == versions.LABELS
+    assert manifest.input.shape == versions.SHAPE
+    assert digest == m.sha256_file(directory / m.MANIFEST_FILE)
+    m.write(directory, manifest)
+    assert m.read(directory)[0] == manifest
+
+
+@pytest.mark.parametrize("name", [m.ONNX_FILE, m.GOLDEN_FILE])
+def test_a_changed_byte_is_found(repository: Path, name: str) -> None:
+    """The error names the file and both digests."""
+    path = repository / "stripes/1" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    manifest, _ = m.read(path.parent)
+    with pytest.raises(ArtifactError, match=rf"{name}: SHA-256 is \w+, the manifest says {manifest.files[name]}"):
+        m.verify_files(path.parent, manifest)
+
+
+def test_a_missing_file_is_named(repository: Path) -> None:
+    """A listed file that is gone is an error."""
+    directory = repository / "stripes/1"
+    manifest, _ = m.read(directory)
+    (directory / m.GOLDEN_FILE).unlink()
+    with pytest.raises(ArtifactError, match=r"golden\.npz: cannot be read"):
+        m.verify_files(directory, manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "schema_version is 99; this program reads 1"),
+        ({"surprise": 1}, "unknown field `surprise`"),
+        ({"version": 0}, "`int` >= 1 - at `$.version`"),
+        ({"model": "../etc"}, r"at `$.model`"),
+        ({"labels": ["one"]}, r"at `$.labels`"),
+        ({"files": {}}, "files does not list model.onnx"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(repository: Path, change: dict[str, object], message: str) -> None:
+    """The error names the file and the field."""
+    path = repository / "stripes/1" / m.MANIFEST_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ArtifactError) as refused:
+        m.read(path.parent)
+    assert str(path) in str(refused.value)
+    assert message in str(refused.value)
+
+
+def test_files_outside_the_version_are_refused(repository: Path) -> None:
+    """A manifest cannot make a server read elsewhere."""
+    path = repository / "stripes/1" / m.MANIFEST_FILE
+    tree = json.loads(path.read_text())
+    tree["files"]["../../secret"] = "0" * 64
+    path.write_text(json.dumps(tree))
+    with pytest.raises(ArtifactError, match="outside the version directory"):
+        m.read(path.parent)
+
+
+def test_half_a_manifest_is_refused(repository: Path) -> None:
+    """A truncated file is an error, not a crash."""
+    path = repository / "stripes/1" / m.MANIFEST_FILE
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="not a valid manifest"):
+        m.read(path.parent)
