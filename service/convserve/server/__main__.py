@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 import structlog
@@ -29,7 +28,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
         print(f"convserve serve: {error}", file=sys.stderr)  # noqa: T201  # logging is not set up yet
         return 2
     logs.configure(settings.log_level, settings.log_format)
-    stopping = _stop_on_signals()
+    signals = _Signals()
     server = Server(settings)
     try:
         models = server.start()
@@ -41,22 +40,37 @@ def serve(arguments: Mapping[str, Any]) -> int:
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
     log.info("serving", host=settings.host, grpc_port=server.grpc_port, http_port=server.http_port, models=models)
-    stopping.wait()
+    signals.wait()
     log.info("stopping")
+    signals.exit_at_next()
     server.stop()
     log.info("stopped")
     return 0
 
 
-def _stop_on_signals() -> threading.Event:
-    """Make the first SIGTERM or SIGINT set the event, and the second end the process."""
-    stopping = threading.Event()
+class _Signals:
+    """SIGTERM and SIGINT as bytes in a pipe.
 
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if stopping.is_set():
+    A Python signal handler runs on the main thread only, and nothing wakes that thread when the kernel has chosen
+    another one to take the signal. The wake-up descriptor is written to whichever thread it was.
+    """
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+    def wait(self) -> None:
+        """Return at the first signal."""
+        os.read(self._read, 1)
+
+    def exit_at_next(self) -> None:
+        """From now on, a signal ends the process at once."""
+
+        def end() -> None:
+            (number,) = os.read(self._read, 1)
             os._exit(128 + number)
-        stopping.set()
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, handle)
-    return stopping
+        threading.Thread(target=end, name="second-signal", daemon=True).start()

@@ -1,0 +1,315 @@
+"""The synchronous client against a server of this process."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import convserve
+from convserve import Client, FieldViolation, Prediction
+from convserve.client import sync
+from convserve.v1 import classification_pb2 as pb
+from convserve.v1 import error_details_pb2, model_pb2
+from support.fake_server import FakeServer, first_bytes, refuse, refuse_images, running
+
+
+def images(*values: int) -> list[bytes]:
+    return [bytes([value, 1, 2]) for value in values]
+
+
+def test_an_image_is_classified(fake: FakeServer) -> None:
+    """The result holds everything the reply says."""
+    with Client(fake.target) as client:
+        found = client.classify(b"\x05abc", model="digits", version="stable", top_k=2)
+    assert (found.label, found.index, found.probability) == ("class 5", 5, 0.5)
+    assert found.top == (Prediction("class 5", 5, 0.5), Prediction("class 6", 6, 0.25))
+    assert (found.model, found.model_version) == ("digits", 4)
+    assert found.decoding == ("resized 9x9 to 1x1",)
+    assert found.batch is None
+    (request,) = fake.requests
+    assert (request.model, request.alias, request.top_k, request.explain) == ("digits", "stable", 2, False)
+    assert request.encoded.images == [b"\x05abc"]
+
+
+def test_an_explained_image_tells_its_batch(fake: FakeServer) -> None:
+    """`explain` travels, and the batch comes back."""
+    with Client(fake.target) as client:
+        found = client.classify(np.full((2, 2), 9, np.uint8), model="digits", explain=True)
+    assert found.batch is not None
+    assert (found.batch.rows, found.batch.release_reason) == (2, "full")
+
+
+def test_every_request_has_an_id(fake: FakeServer) -> None:
+    """A new one for each call, or the caller's own."""
+    with Client(fake.target) as client:
+        one = client.classify(b"\x01", model="m")
+        two = client.classify(b"\x01", model="m")
+        own = client.classify(b"\x01", model="m", request_id="order-66")
+    assert [data["x-request-id"] for data in fake.metadata] == [one.request_id, two.request_id, "order-66"]
+    assert one.request_id != two.request_id
+    assert len(one.request_id) == 32
+    assert own.request_id == "order-66"
+
+
+def test_many_images_come_back_in_order(fake: FakeServer) -> None:
+    """Also when later RPCs are answered before earlier ones."""
+    values = np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8)
+    second_is_answered = threading.Event()
+
+    def first_waits(request: pb.ClassifyRequest, context: Any) -> None:
+        if first_bytes(request)[0] == values[0]:
+            assert second_is_answered.wait(30)
+        else:
+            second_is_answered.set()
+
+    fake.before = first_waits
+    with Client(fake.target) as client:
+        found = client.classify_batch(values[:, None, None], model="m")
+    assert [one.index for one in found] == values.tolist()
+    assert len(fake.requests) == 5
+
+
+def test_rpcs_of_a_batch_are_told_apart(fake: FakeServer) -> None:
+    """Each has an id of its own, made of the caller's."""
+    with Client(fake.target) as client:
+        client.classify_batch(images(*[1] * 130), model="m", request_id="job")
+    assert sorted(str(data["x-request-id"]) for data in fake.metadata) == ["job", "job-128", "job-64"]
+
+
+def test_only_some_rpcs_are_under_way(fake: FakeServer) -> None:
+    """A big batch leaves room in the server's queue for others."""
+    lock, gate = threading.Lock(), threading.Event()
+    active: list[int] = []
+    most = 0
+
+    def count(request: pb.ClassifyRequest, context: Any) -> None:
+        nonlocal most
+        with lock:
+            active.append(1)
+            most = max(most, len(active))
+            if len(active) == sync._IN_FLIGHT:
+                gate.set()
+        assert gate.wait(30)
+        with lock:
+            active.pop()
+
+    fake.before = count
+    with Client(fake.target) as client:
+        found = client.classify_batch(images(*[1] * 64 * 12), model="m")
+    assert len(found) == 64 * 12
+    assert most == sync._IN_FLIGHT
+
+
+def test_no_images_make_no_rpc(fake: FakeServer) -> None:
+    """An empty batch is not an error."""
+    with Client(fake.target) as client:
+        assert client.classify_batch([], model="m") == []
+    assert fake.requests == []
+
+
+def test_messages_stay_below_the_limit() -> None:
+    """A batch larger than a message is split; the server never sees one that is too large."""
+    with running(max_message_bytes=100_000) as fake, Client(fake.target, max_message_bytes=100_000) as client:
+        found = client.classify_batch([bytes([value]) * 30_000 for value in range(10)], model="m")
+    assert [one.index for one in found] == list(range(10))
+    assert len(fake.requests) == 4
+
+
+def test_a_message_beyond_the_servers_limit_says_how_to_raise_it() -> None:
+    """gRPC calls it RESOURCE_EXHAUSTED, but waiting would not help."""
+    with (
+        running(max_message_bytes=10_000) as fake,
+        Client(fake.target) as client,
+        pytest.raises(convserve.InvalidRequestError, match="the server's limits.max_message_bytes"),
+    ):
+        client.classify(bytes(20_000), model="m")
+
+
+def test_one_bad_image_is_named_by_its_position(fake: FakeServer) -> None:
+    """Positions count from the caller's first image, whichever RPC it travelled in."""
+    fake.before = refuse_images(99)
+    with Client(fake.target) as client, pytest.raises(convserve.InvalidRequestError) as caught:
+        client.classify_batch(images(*[1] * 70, 99, 1), model="m")
+    assert str(caught.value) == "encoded.images[70]: is a damaged 99"
+    assert caught.value.violations == (FieldViolation("encoded.images[70]", "is a damaged 99"),)
+    assert caught.value.request_id == fake.metadata[1]["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, convserve.InvalidRequestError),
+        (grpc.StatusCode.NOT_FOUND, convserve.NotFoundError),
+        (grpc.StatusCode.FAILED_PRECONDITION, convserve.VersionNotAvailableError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, convserve.OverloadedError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, convserve.DeadlineError),
+        (grpc.StatusCode.UNAVAILABLE, convserve.UnavailableError),
+        (grpc.StatusCode.UNAUTHENTICATED, convserve.UnauthenticatedError),
+        (grpc.StatusCode.PERMISSION_DENIED, convserve.PermissionDeniedError),
+        (grpc.StatusCode.CANCELLED, convserve.CancelledError),
+        (grpc.StatusCode.UNIMPLEMENTED, convserve.UnsupportedError),
+        (grpc.StatusCode.INTERNAL, convserve.InternalError),
+        (grpc.StatusCode.UNKNOWN, convserve.InternalError),
+        (grpc.StatusCode.DATA_LOSS, convserve.InternalError),
+    ],
+)
+def test_every_status_has_its_class(
+    fake: FakeServer, code: grpc.StatusCode, kind: type[convserve.ConvserveError]
+) -> None:
+    """The server's sentence, and the id under which its log tells more; alike for one image and for many."""
+    fake.before = lambda request, context: refuse(context, code, "the reason")
+    with Client(fake.target) as client:
+        with pytest.raises(convserve.ConvserveError) as one:
+            client.classify(b"\x01", model="m", request_id="a")
+        with pytest.raises(convserve.ConvserveError) as many:
+            client.classify_batch(images(1, 2), model="m", request_id="b")
+    assert (type(one.value), str(one.value), one.value.request_id) == (kind, "the reason", "a")
+    assert (type(many.value), str(many.value), many.value.request_id) == (kind, "the reason", "b")
+
+
+def test_overload_says_when_to_come_back(fake: FakeServer) -> None:
+    """RetryInfo becomes seconds."""
+    details = error_details_pb2.RetryInfo()
+    details.retry_delay.FromMilliseconds(1250)
+    fake.before = lambda request, context: refuse(
+        context, grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", "RetryInfo", details
+    )
+    with Client(fake.target) as client, pytest.raises(convserve.OverloadedError) as caught:
+        client.classify(b"\x01", model="m")
+    assert caught.value.retry_after_seconds == 1.25
+
+
+def test_unreadable_details_do_not_hide_the_status(fake: FakeServer) -> None:
+    """A proxy may put anything there."""
+
+    def before(request: pb.ClassifyRequest, context: Any) -> None:
+        context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
+        context.abort(grpc.StatusCode.NOT_FOUND, "no model m")
+
+    fake.before = before
+    with Client(fake.target) as client, pytest.raises(convserve.NotFoundError, match="no model m"):
+        client.classify(b"\x01", model="m")
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    """The error comes at once and names the address."""
+    with running() as fake:
+        target = fake.target
+    with Client(target) as client:
+        with pytest.raises(convserve.UnavailableError, match=target):
+            client.classify(b"\x01", model="m")
+        with pytest.raises(convserve.UnavailableError):
+            client.health()
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+def test_a_deadline_is_kept(fake: FakeServer, by_client: bool) -> None:
+    """A server that hangs costs no more than the timeout, the client's or the call's own."""
+    gate = threading.Event()
+    fake.before = lambda request, context: context.add_callback(gate.set) and gate.wait(30)
+    with Client(fake.target, timeout=0.05 if by_client else 60) as client:
+        with pytest.raises(convserve.DeadlineError):
+            client.classify(b"\x01", model="m", timeout=None if by_client else 0.05)
+        with pytest.raises(convserve.DeadlineError):
+            client.classify_batch(images(1), model="m", timeout=None if by_client else 0.05)
+    assert gate.wait(30)
+
+
+def test_a_timeout_covers_the_whole_batch(fake: FakeServer) -> None:
+    """The RPCs of a batch share the time that its caller gave."""
+    left = []
+    fake.before = lambda request, context: left.append(context.time_remaining())
+    with Client(fake.target) as client:
+        client.classify_batch(images(*[1] * 64 * 8), model="m", timeout=20)
+    assert max(left) <= 20
+    assert left != sorted(left)
+
+
+def test_a_failure_gives_the_other_rpcs_up(fake: FakeServer) -> None:
+    """The server is not left computing what nobody waits for."""
+    gone = threading.Semaphore(0)
+    others = threading.Barrier(sync._IN_FLIGHT)
+
+    def before(request: pb.ClassifyRequest, context: Any) -> None:
+        others.wait(30)
+        if 99 in first_bytes(request):
+            context.abort(grpc.StatusCode.NOT_FOUND, "no model")
+        released = threading.Event()
+        context.add_callback(released.set)
+        assert released.wait(30)
+        gone.release()
+
+    fake.before = before
+    with Client(fake.target) as client:
+        with pytest.raises(convserve.NotFoundError):
+            client.classify_batch(images(99, *[1] * 64 * 5), model="m")
+        for _ in range(sync._IN_FLIGHT - 1):
+            assert gone.acquire(timeout=30)
+
+
+def test_closing_ends_calls_under_way(fake: FakeServer) -> None:
+    """A thread that waits for an answer is told, not left hanging."""
+    arrived, gate = threading.Event(), threading.Event()
+
+    def before(request: pb.ClassifyRequest, context: Any) -> None:
+        context.add_callback(gate.set)
+        arrived.set()
+        assert gate.wait(30)
+
+    fake.before = before
+    client = Client(fake.target)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(client.classify, b"\x01", model="m")
+        many = pool.submit(client.classify_batch, images(1), model="m")
+        assert arrived.wait(30)
+        client.close()
+        for call in (one, many):
+            with pytest.raises((convserve.CancelledError, ValueError)):
+                call.result(30)
+
+
+def test_many_threads_share_a_client(fake: FakeServer) -> None:
+    """Each gets the answer to its own image."""
+    with Client(fake.target) as client, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda value: client.classify(bytes([value]), model="m").index, range(200)))
+    assert found == list(range(200))
+
+
+def test_models_are_listed(fake: FakeServer) -> None:
+    """Everything the server tells arrives."""
+    model = model_pb2.Model(name="digits", default_version=2, aliases={"stable": 2})
+    model.versions.add(
+        version=2,
+        state=model_pb2.VERSION_STATE_AVAILABLE,
+        input_shape=[28, 28, 1],
+        labels=["0", "1"],
+        metrics={"accuracy": 0.99},
+        dataset="mnist",
+        provider="CPUExecutionProvider",
+        max_batch_size=64,
+    )
+    model.versions.add(version=1, state=model_pb2.VERSION_STATE_FAILED, reason="model.onnx: SHA-256 is wrong")
+    fake.models = [model]
+    with Client(fake.target) as client:
+        (found,) = client.models()
+        assert client.model("digits") == found
+        with pytest.raises(convserve.NotFoundError, match="no model other"):
+            client.model("other")
+    assert (found.name, found.default_version, found.aliases) == ("digits", 2, {"stable": 2})
+    newest, oldest = found.versions
+    assert (newest.state, newest.input_shape, newest.labels) == ("available", (28, 28, 1), ("0", "1"))
+    assert newest.metrics == {"accuracy": 0.99}
+    assert (oldest.state, oldest.reason) == ("failed", "model.onnx: SHA-256 is wrong")
+
+
+@pytest.mark.parametrize(("reply", "healthy"), [(b"\x08\x01", True), (b"\x08\x02", False), (b"", False)])
+def test_health_is_what_the_server_says(fake: FakeServer, reply: bytes, healthy: bool) -> None:
+    """Only SERVING is healthy."""
+    fake.health = reply
+    with Client(fake.target) as client:
+        assert client.health() is healthy
