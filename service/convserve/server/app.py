@@ -147,5 +147,5 @@ class Server:
 def _runtime_factory(settings: Settings) -> functools.partial:  # type: ignore[type-arg]
     from convserve.runtimes.onnx import OnnxRuntime  # loading onnxruntime takes long and shows in `--help`
 
-    threads = settings.intra_op_threads or host.usable_cores()
+    threads = host.plan(host.inspect(), 1, settings.intra_op_threads).intra_op_threads
     return functools.partial(OnnxRuntime, intra_op_threads=threads)
