@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 
 from convserve.errors import ConfigError
+from convserve.lifecycle import VersionPolicy
+from convserve.routing import check_alias
 
 ENV_PREFIX = "CONVSERVE_"
 
@@ -49,6 +51,20 @@ class ModelSettings(_Section, frozen=True, kw_only=True):
     0: 16 times max_batch_size."""
     max_queue_bytes: Count = 256 * 2**20
     """Bytes of pixels that may wait; more are refused with RESOURCE_EXHAUSTED."""
+    execution_slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Batches of one version that may run at the same time."""
+    prefetch_batches: Annotated[int, msgspec.Meta(ge=0, le=8)] = 0
+    """Batches formed ahead of a free slot. On a CPU 0 is best: a batch formed early is a smaller batch."""
+    version_policy: str = "latest"
+    """Which versions are served: latest, latest:N, all, or specific:N,N. Versions with an alias are served besides."""
+    aliases: dict[str, Count] = {}
+    """Version by alias; requests without a version go to the alias `stable` if it is set. Only in the file."""
+    split: dict[str, Annotated[float, msgspec.Meta(ge=0, le=100)]] = {}
+    """Percent of the requests without a version that go to an alias, chosen by request id. Only in the file."""
+    shadow: str = ""
+    """Alias of a version that gets a copy of such requests; its answers are compared and thrown away. Empty: none."""
+    shadow_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 100.0
+    """Percent of the requests that are copied to the shadow."""
 
     def __post_init__(self) -> None:
         """Check what a type cannot say."""
@@ -58,6 +74,13 @@ class ModelSettings(_Section, frozen=True, kw_only=True):
                 f"allowed_batch_sizes is {list(sizes)}; it must be ascending and end with max_batch_size"
                 f" ({self.max_batch_size})"
             )
+        VersionPolicy.parse(self.version_policy)
+        for alias in self.aliases:
+            check_alias(alias)
+        for alias in {*self.split, *([self.shadow] if self.shadow else [])} - set(self.aliases):
+            raise ValueError(f"{alias!r} is used in split or shadow, and aliases has only {sorted(self.aliases)}")
+        if sum(self.split.values()) > 100:
+            raise ValueError(f"split adds up to {sum(self.split.values()):g} percent; at most 100 can be split off")
         if 0 < self.max_queue_rows < self.max_batch_size:
             raise ValueError(
                 f"max_queue_rows is {self.max_queue_rows}, less than max_batch_size ({self.max_batch_size})"
@@ -95,6 +118,10 @@ class Settings(_Section, frozen=True, kw_only=True):
     """gRPC port. 0: any free one, told in the JSON line on stdout."""
     http_port: Port = 8002
     """Port of /metrics, /livez and /readyz. 0: any free one."""
+    repository_poll_interval: Seconds = 5.0
+    """Seconds between two looks at the model repository for new versions. 0: look only at start and at LoadModel."""
+    admin_methods: bool = False
+    """Whether LoadModel, UnloadModel and SetAlias are answered."""
     intra_op_threads: CountOrAuto = 0
     """Threads that compute one batch. 0: as many as there are cores to use."""
     exit_on_error: bool = True
@@ -150,9 +177,9 @@ def options(section: type[msgspec.Struct] = Settings, prefix: tuple[str, ...] = 
         hint = hints[field.name]
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
             yield from options(hint, (*prefix, field.name))
-        elif field.name != "models":
-            literal = getattr(hint, "__args__", ()) if getattr(hint, "__origin__", None) is Literal else ()
-            is_list = getattr(hint, "__origin__", None) is tuple
+        elif (origin := getattr(hint, "__origin__", None)) is not dict:  # tables are for the file
+            literal = getattr(hint, "__args__", ()) if origin is Literal else ()
+            is_list = origin is tuple
             yield Option((*prefix, field.name), helps[field.name], field.default, tuple(literal), is_list)
 
 

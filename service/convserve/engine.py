@@ -30,7 +30,11 @@ class Request:
     field: str
     """Where the images lie in the caller's message, for errors."""
     version: int | None = None
-    """Number of the version; None for the default."""
+    """Number of the version; None for the server's choice."""
+    alias: str = ""
+    """Alias of the version, instead of a number."""
+    request_id: str = ""
+    """The caller's id of the request; a split follows from it."""
     deadline: float = math.inf
     """Reading of the server's clock after which nobody wants the answer."""
     priority: Priority = Priority.NORMAL
@@ -86,7 +90,7 @@ class Engine:
         Raises:
             ConvserveError: the request is refused; `done` will not be called.
         """
-        version = self._registry.borrow(request.model, request.version)
+        version = self._registry.borrow(request.model, request.version, request.alias, request.request_id)
         try:
             decoding: list[tuple[str, ...]] = []
             if isinstance(request.images, np.ndarray):
@@ -97,8 +101,10 @@ class Engine:
             def finish(outcome: Outputs | BaseException, runs: list[BatchRun]) -> None:
                 version.release()
                 if isinstance(outcome, Outputs):
-                    version.answered(outcome)
                     done(Result(version, outcome, decoding, runs))
+                    version.answered(outcome)
+                    if request.version is None and not request.alias:
+                        self._compare_with_shadow(version, request.request_id, pixels, outcome)
                 else:
                     done(outcome if isinstance(outcome, ConvserveError) else InternalError("the model failed to run"))
 
@@ -108,6 +114,25 @@ class Engine:
             version.release()
             raise
         return Ticket(version, item)
+
+    def _compare_with_shadow(self, version: LoadedVersion, request_id: str, pixels: Images, answer: Outputs) -> None:
+        """Let the shadow version, if there is one, answer the same images; count where it disagrees.
+
+        The caller has his answer already. The copy has the lowest priority, and is dropped when the queue is full.
+        """
+        shadow = self._registry.borrow_shadow(version, request_id)
+        if shadow is None:
+            return
+
+        def compare(outcome: Outputs | BaseException, runs: list[BatchRun]) -> None:  # noqa: ARG001
+            shadow.release()
+            if isinstance(outcome, Outputs):
+                version.compared(shadow.manifest.version, answer, outcome)
+
+        try:
+            shadow.batcher.submit(Item(pixels, compare, priority=Priority.LOW))
+        except ConvserveError:
+            shadow.release()
 
     def _decode(
         self, files: Sequence[bytes], version: LoadedVersion, field: str

@@ -37,19 +37,46 @@ class VersionState(enum.Enum):
 class VersionPolicy:
     """Which of the versions found are wanted.
 
-    `latest` highest ones; or all; or exactly the `specific` ones that exist.
+    The `latest` highest ones; or all; or exactly the `specific` ones that exist. `pinned` ones are wanted besides.
     """
 
     latest: int = 1
     all: bool = False
     specific: tuple[int, ...] = ()
+    pinned: frozenset[int] = frozenset()
+    """Versions that an alias stands for, or that an administrator loaded."""
+    held: frozenset[int] = frozenset()
+    """Versions that an administrator unloaded: never wanted."""
+
+    @classmethod
+    def parse(cls, text: str) -> VersionPolicy:
+        """Read `latest`, `latest:N`, `all` or `specific:N,N`.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        kind, _, rest = text.partition(":")
+        numbers = rest.split(",") if rest else []
+        if all_positive := all(number.isdecimal() and int(number) > 0 for number in numbers):
+            if text == "all":
+                return cls(all=True)
+            if kind == "latest" and len(numbers) <= 1:
+                return cls(latest=int(numbers[0]) if numbers else 1)
+            if kind == "specific" and numbers:
+                return cls(specific=tuple(map(int, numbers)))
+        raise ValueError(
+            f"version_policy is {text!r}; it must be latest, latest:N, all or specific:N,N"
+            + ("" if all_positive else ", each N a positive number")
+        )
 
     def wanted(self, found: Iterable[int]) -> list[int]:
         """The versions wanted, highest first."""
-        versions = sorted(found, reverse=True)
+        versions = sorted((version for version in found if version not in self.held), reverse=True)
         if self.specific:
-            return [version for version in versions if version in self.specific]
-        return versions if self.all else versions[: self.latest]
+            chosen = [version for version in versions if version in self.specific]
+        else:
+            chosen = versions if self.all else versions[: self.latest]
+        return [version for version in versions if version in chosen or version in self.pinned]
 
 
 @dataclass(frozen=True)

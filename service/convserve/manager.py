@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,18 +13,25 @@ from convserve import manifest as manifests
 from convserve import proving, repository
 from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
 from convserve.config import ModelSettings, Settings
-from convserve.errors import ArtifactError, RuntimeNotInstalledError
+from convserve.errors import (
+    ArtifactError,
+    InvalidRequestError,
+    NotFoundError,
+    RuntimeNotInstalledError,
+    VersionNotAvailableError,
+)
 from convserve.lifecycle import Known, Load, VersionPolicy, VersionState, next_action
 from convserve.metrics import Metrics, VersionMetrics
 from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.repository import FoundVersion
+from convserve.routing import Routes, check_alias
 from convserve.runtimes import Runtime, RuntimeFactory
 
 log = structlog.get_logger(__name__)
 
 
 class Manager:
-    """Owns the life of every version. One thread at a time may call it."""
+    """Owns the life of every version. Thread-safe: what changes versions takes turns, and can take seconds."""
 
     def __init__(self, settings: Settings, registry: Registry, metrics: Metrics, open_runtime: RuntimeFactory) -> None:
         """Manage the versions below `settings.model_repository`; `open_runtime` builds what computes them."""
@@ -30,7 +39,106 @@ class Manager:
         self._registry = registry
         self._metrics = metrics
         self._open_runtime = open_runtime
-        self._policy = VersionPolicy()
+        self._turn = threading.RLock()
+        self._pinned: defaultdict[str, set[int]] = defaultdict(set)
+        self._held: defaultdict[str, set[int]] = defaultdict(set)
+        self._stopping = threading.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever a version became available or was unloaded."""
+        self._watcher = threading.Thread(target=self._watch, name="versions", daemon=True)
+
+    def start_watching(self) -> None:
+        """Look at the repository every `repository_poll_interval` seconds from now on."""
+        if self._settings.repository_poll_interval > 0:
+            self._watcher.start()
+
+    def load(self, model: str, version: int) -> int:
+        """Load a version whatever the policy says, and keep it until it is unloaded; 0: the highest there is.
+
+        Returns the version.
+
+        Raises:
+            NotFoundError: the repository has no such version.
+            VersionNotAvailableError: it could not be proved; says why.
+        """
+        with self._turn:
+            found = repository.scan(self._settings.model_repository).get(model, {})
+            version = version or max(found, default=0)
+            if version not in found:
+                known = ", ".join(map(str, sorted(found))) or "none"
+                raise NotFoundError(f"the repository has no version {version} of {model!r}; it has: {known}")
+            self._held[model].discard(version)
+            self._pinned[model].add(version)
+            status = self._registry.models().get(model, {}).get(version)
+            if status is not None and status.state is VersionState.FAILED:  # forget it, so that it is tried again
+                self._registry.set_status(model, version, replace(status, state=VersionState.UNLOADED))
+            self._settle(model, found)
+            status = self._registry.models()[model][version]
+            if status.state is not VersionState.AVAILABLE:
+                raise VersionNotAvailableError(f"{model} version {version} is {status.state.value}: {status.reason}")
+            return version
+
+    def unload(self, model: str, version: int) -> tuple[list[int], int]:
+        """Unload a version, 0: all, and keep it so until it is loaded again. The policy may bring an older one instead.
+
+        Returns the versions and how many accepted requests had to be refused.
+
+        Raises:
+            NotFoundError: there is no such model.
+            VersionNotAvailableError: the version is not loaded, or an alias stands for it.
+        """
+        with self._turn:
+            if not self._registry.has_model(model):
+                raise NotFoundError(f"model {model!r} does not exist")
+            loaded = [one.manifest.version for one in self._registry.loaded() if one.manifest.model == model]
+            versions = [version] if version else loaded
+            if not set(versions) <= set(loaded) or not versions:
+                raise VersionNotAvailableError(
+                    f"{model} version {version or 'any'} is not loaded; loaded are: {loaded}"
+                )
+            if version:
+                named = [alias for alias, to in self._registry.routes(model).aliases.items() if to == version]
+                if named:
+                    raise VersionNotAvailableError(
+                        f"{model} version {version} is what the alias {named[0]!r} stands for; move the alias first"
+                    )
+            self._held[model].update(versions)
+            if not version:  # or the policy would bring the next older one
+                self._held[model].update(repository.scan(self._settings.model_repository).get(model, {}))
+            self._pinned[model].difference_update(versions)
+            return versions, sum(self._unload(model, one) for one in versions)
+
+    def set_alias(self, model: str, alias: str, version: int) -> dict[str, int]:
+        """Point an alias at a version, loading it first; 0 removes the alias. Returns all aliases.
+
+        Raises:
+            InvalidRequestError: the alias has a wrong form.
+            NotFoundError: there is no such model or version.
+            VersionNotAvailableError: the version could not be proved.
+        """
+        try:
+            check_alias(alias)
+        except ValueError as error:
+            raise InvalidRequestError.of("alias", str(error)) from error
+        with self._turn:
+            if not self._registry.has_model(model):
+                raise NotFoundError(f"model {model!r} does not exist")
+            if version and not self._registry.is_loaded(model, version):
+                self.load(model, version)
+            routes = self._registry.routes(model)
+            aliases = {name: to for name, to in routes.aliases.items() if name != alias}
+            if version:
+                aliases[alias] = version
+            self._registry.set_routes(model, replace(routes, aliases=aliases))
+            log.info("alias set", model=model, alias=alias, version=version)
+            return aliases
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(self._settings.repository_poll_interval):
+            try:
+                self.reconcile()
+            except Exception as error:  # whatever lies in the repository, the server goes on with what it has
+                log.error("cannot look at the model repository", reason=str(error), exc_info=error)
 
     def reconcile(self) -> list[VersionStatus]:
         """Load and unload until nothing is left to do. Returns the failures met on the way.
@@ -39,24 +147,44 @@ class Manager:
             ConfigError: the repository cannot be read.
         """
         failures = []
-        for model, found in repository.scan(self._settings.model_repository).items():
-            self._registry.add_model(model)
-            fingerprints = {version: _fingerprint(entry) for version, entry in found.items()}
-            while action := next_action(fingerprints, self._known(model), self._policy):
-                if isinstance(action, Load):
-                    status = self._load(found[action.version], fingerprints[action.version])
-                    if status.state is VersionState.FAILED:
-                        failures.append(status)
-                else:
-                    self._unload(model, action.version)
+        with self._turn:
+            for model, found in repository.scan(self._settings.model_repository).items():
+                if not self._registry.has_model(model):
+                    self._registry.add_model(model)
+                    settings = self._settings.for_model(model)
+                    routes = Routes(settings.aliases, settings.split, settings.shadow, settings.shadow_percent)
+                    self._registry.set_routes(model, routes)
+                failures += self._settle(model, found)
         return failures
 
     def close(self) -> int:
-        """Unload everything. Returns how many accepted requests had to be refused."""
-        refused = 0
-        for loaded in self._registry.loaded():
-            refused += self._unload(loaded.manifest.model, loaded.manifest.version)
+        """Stop watching and unload everything. Returns how many accepted requests had to be refused."""
+        self._stopping.set()
+        with self._turn:
+            refused = 0
+            for loaded in self._registry.loaded():
+                refused += self._unload(loaded.manifest.model, loaded.manifest.version)
+        if self._watcher.is_alive():
+            self._watcher.join()
         return refused
+
+    def _settle(self, model: str, found: dict[int, FoundVersion]) -> list[VersionStatus]:
+        """Load and unload versions of one model until nothing is left to do. Returns the failures."""
+        failures = []
+        fingerprints = {version: _fingerprint(entry) for version, entry in found.items()}
+        policy = replace(
+            VersionPolicy.parse(self._settings.for_model(model).version_policy),
+            pinned=frozenset({*self._pinned[model], *self._registry.routes(model).aliases.values()}),
+            held=frozenset(self._held[model]),
+        )
+        while action := next_action(fingerprints, self._known(model), policy):
+            if isinstance(action, Load):
+                status = self._load(found[action.version], fingerprints[action.version])
+                if status.state is VersionState.FAILED:
+                    failures.append(status)
+            else:
+                self._unload(model, action.version)
+        return failures
 
     def _known(self, model: str) -> dict[int, Known]:
         statuses = self._registry.models().get(model, {})
@@ -85,6 +213,7 @@ class Manager:
             return note(status)
         loaded.batcher.start()
         previous = self._registry.publish(loaded, status)
+        self.on_change()
         log.info("version available", model=model, version=version, provider=status.provider, digest=status.digest)
         if previous is not None:
             previous.unload(self._settings.drain.timeout)
@@ -128,14 +257,25 @@ class Manager:
             times=times,
             observer=observer,
             allowed_batch_sizes=settings.allowed_batch_sizes,
+            slots=settings.execution_slots,
+            prefetch=settings.prefetch_batches,
             name=f"{manifest.model}-{manifest.version}",
         )
-        return LoadedVersion(manifest, digest, runtime, batcher, max_rows=max_rows, answered=observer.answered)
+        return LoadedVersion(
+            manifest,
+            digest,
+            runtime,
+            batcher,
+            max_rows=max_rows,
+            answered=observer.answered,
+            compared=observer.compared,
+        )
 
     def _unload(self, model: str, version: int) -> int:
         loaded = self._registry.withdraw(model, version)
         if loaded is None:
             return 0
+        self.on_change()
         refused = loaded.unload(self._settings.drain.timeout)
         self._registry.set_status(model, version, VersionStatus(VersionState.UNLOADED))
         log.info("version unloaded", model=model, version=version, refused=refused)

@@ -92,6 +92,12 @@ class Metrics:
             buckets=_CONFIDENCE,
             registry=registry,
         )
+        self.shadow_rows = Counter(
+            "convserve_shadow_rows",
+            "Images that a shadow version answered too, by whether its most probable class was the same.",
+            ("model", "version", "shadow_version", "result"),
+            registry=registry,
+        )
         self.load_failures = Counter(
             "convserve_version_load_failures", "Versions that could not be proved.", ("model",), registry=registry
         )
@@ -121,6 +127,9 @@ class VersionMetrics:
         self._confidence = metrics.confidence.labels(*bound)
         self._batches: Callable[[str], Counter] = lambda reason: metrics.batches.labels(*bound, reason)
         self._dropped: Callable[[str], Counter] = lambda reason: metrics.dropped.labels(*bound, reason)
+        self._shadow: Callable[[int, str], Counter] = lambda number, result: metrics.shadow_rows.labels(
+            *bound, str(number), result
+        )
         self._classes = [metrics.predictions.labels(*bound, label) for label in labels]
 
     def batch_ran(self, run: BatchRun) -> None:
@@ -149,6 +158,12 @@ class VersionMetrics:
         ):
             self._classes[index].inc()
             self._confidence.observe(confidence)
+
+    def compared(self, shadow_version: int, answer: Outputs, shadow: Outputs) -> None:
+        """Count the images on which a shadow version agrees, and those on which it does not."""
+        same = int((answer.probabilities.argmax(1) == shadow.probabilities.argmax(1)).sum())
+        self._shadow(shadow_version, "agree").inc(same)
+        self._shadow(shadow_version, "disagree").inc(len(answer.probabilities) - same)
 
 
 class _RegistryCollector:

@@ -10,6 +10,7 @@ from convserve.batching import Batcher, Outputs
 from convserve.errors import NotFoundError, UnavailableError, VersionNotAvailableError
 from convserve.lifecycle import VersionState
 from convserve.manifest import Manifest
+from convserve.routing import Routes, default_version, shadow_version, split_version
 from convserve.runtimes import Runtime
 
 
@@ -38,6 +39,7 @@ class LoadedVersion:
         *,
         max_rows: int,
         answered: Callable[[Outputs], None],
+        compared: Callable[[int, Outputs, Outputs], None],
     ) -> None:
         """Bind what belongs together.
 
@@ -48,6 +50,7 @@ class LoadedVersion:
             batcher: how requests reach it.
             max_rows: the most images one request may bring.
             answered: told the outputs of every request that got an answer.
+            compared: told a shadow version's number, this version's outputs, and the shadow's for the same images.
         """
         self.manifest = manifest
         self.digest = digest
@@ -55,6 +58,7 @@ class LoadedVersion:
         self.batcher = batcher
         self.max_rows = max_rows
         self.answered = answered
+        self.compared = compared
         self._users = 0
         self._unused = threading.Condition()
 
@@ -91,6 +95,10 @@ class LoadedVersion:
 class _Model:
     statuses: dict[int, VersionStatus] = field(default_factory=dict)
     loaded: dict[int, LoadedVersion] = field(default_factory=dict)
+    routes: Routes = field(default_factory=Routes)
+
+    def default(self) -> int:
+        return default_version(self.routes, self.loaded, max(self.loaded, default=0))
 
 
 class Registry:
@@ -121,10 +129,21 @@ class Registry:
         return name in self._models
 
     def default_version(self, name: str) -> int:
-        """The version that answers when none is named: the highest available one; 0 when there is none."""
+        """The version that answers when none is named; 0 when there is none."""
         with self._lock:
             model = self._models.get(name)
-            return max(model.loaded, default=0) if model else 0
+            return model.default() if model else 0
+
+    def routes(self, name: str) -> Routes:
+        """Aliases, split and shadow of a model."""
+        with self._lock:
+            model = self._models.get(name)
+            return model.routes if model else Routes()
+
+    def set_routes(self, name: str, routes: Routes) -> None:
+        """Change where requests go, in one step."""
+        with self._lock:
+            self._models.setdefault(name, _Model()).routes = routes
 
     def is_loaded(self, name: str, version: int) -> bool:
         """Whether the version answers requests now."""
@@ -163,15 +182,17 @@ class Registry:
                 model.statuses[version] = replace(model.statuses[version], state=VersionState.DRAINING)
             return loaded
 
-    def borrow(self, name: str, version: int | None) -> LoadedVersion:
+    def borrow(self, name: str, version: int | None, alias: str = "", request_id: str = "") -> LoadedVersion:
         """Take a handle on the version that answers; give it back with `release`.
 
         Args:
             name: the model.
-            version: its number; None for the default.
+            version: its number, or None.
+            alias: instead of a number; empty: none.
+            request_id: decides about a split when neither number nor alias is given.
 
         Raises:
-            NotFoundError: there is no such model or version.
+            NotFoundError: there is no such model, version or alias.
             VersionNotAvailableError: the version exists and cannot answer.
             UnavailableError: no version of the model is available yet.
         """
@@ -180,13 +201,32 @@ class Registry:
             if model is None:
                 known = ", ".join(sorted(self._models)) or "none"
                 raise NotFoundError(f"model {name!r} does not exist; the models here are: {known}")
-            if version is None:
-                if not model.loaded:
+            if alias:
+                if alias not in model.routes.aliases:
+                    known = ", ".join(sorted(model.routes.aliases)) or "none"
+                    raise NotFoundError(f"model {name!r} has no alias {alias!r}; its aliases are: {known}")
+                version = model.routes.aliases[alias]
+            elif version is None:
+                version = split_version(model.routes, name, request_id, model.loaded) or model.default()
+                if not version:
                     raise _no_version(name, model)
-                version = max(model.loaded)
             loaded = model.loaded.get(version)
             if loaded is None:
                 raise _not_available(name, version, model)
+            loaded.acquire()
+            return loaded
+
+    def borrow_shadow(self, answering: LoadedVersion, request_id: str) -> LoadedVersion | None:
+        """Take a handle on the version that a copy of this request goes to, if there is one."""
+        name = answering.manifest.model
+        with self._lock:
+            model = self._models.get(name)
+            if model is None or not model.routes.shadow:
+                return None
+            version = shadow_version(model.routes, name, request_id, model.loaded)
+            if version is None or version == answering.manifest.version:
+                return None
+            loaded = model.loaded[version]
             loaded.acquire()
             return loaded
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import numpy as np
@@ -25,7 +25,7 @@ class FakeServer(classification_pb2_grpc.ClassificationServiceServicer, model_pb
     def __init__(self) -> None:
         """Answer at once."""
         self.requests: list[pb.ClassifyRequest] = []
-        self.metadata: list[dict[str, str | bytes]] = []
+        self.metadata: list[dict[str, Any]] = []
         self.models: list[model_pb2.Model] = []
         self.health = b"\x08\x01"
         self.before: Callable[[pb.ClassifyRequest, Any], None] = lambda request, context: None
@@ -59,10 +59,10 @@ class FakeServer(classification_pb2_grpc.ClassificationServiceServicer, model_pb
 
     def GetModel(self, request: model_pb2.GetModelRequest, context: Any) -> model_pb2.GetModelResponse:  # noqa: N802
         """Find one of them."""
-        for model in self.models:
-            if model.name == request.name:
-                return model_pb2.GetModelResponse(model=model)
-        context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
+        found = {model.name: model for model in self.models}.get(request.name)
+        if found is None:
+            refuse(context, grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
+        return model_pb2.GetModelResponse(model=found)
 
 
 def first_bytes(request: pb.ClassifyRequest) -> list[int]:
@@ -88,13 +88,14 @@ def refuse_images(*bad: int, field: str = "encoded.images") -> Callable[[pb.Clas
     return before
 
 
-def refuse(context: Any, code: grpc.StatusCode, text: str, name: str = "", details: Any = None) -> None:
+def refuse(context: Any, code: grpc.StatusCode, text: str, name: str = "", details: Any = None) -> NoReturn:
     """End a call with a status and, where a name is given, one detail of google.rpc."""
     if name:
         status = error_details_pb2.ErrorStatus(code=code.value[0], message=text)
         status.details.add(type_url=f"type.googleapis.com/google.rpc.{name}", value=details.SerializeToString())
         context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(code, text)
+    raise AssertionError("abort raises")
 
 
 @contextmanager
@@ -105,7 +106,9 @@ def running(max_message_bytes: int = 64 * 2**20) -> Iterator[FakeServer]:
         server = grpc.server(pool, options=[("grpc.max_receive_message_length", max_message_bytes)])
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(fake, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(fake, server)
-        check = grpc.unary_unary_rpc_method_handler(lambda request, context: fake.health)
+        check: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+            lambda request, context: fake.health
+        )
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),)
         )

@@ -82,9 +82,10 @@ class Server:
                 f"model_repository: {settings.model_repository} holds no model that can be served; it needs folders"
                 " NAME/VERSION/ with a manifest.json, as `convtrain publish` writes them"
             )
-        for model in self._registry.models():
-            self._health.set_model(model, model in available)
+        self._manager.on_change = self._show_models
+        self._show_models()
         self._health.set_ready(True)
+        self._manager.start_watching()
         return available
 
     def stop(self) -> None:
@@ -110,6 +111,11 @@ class Server:
         if self._http is not None:
             self._http.close()
 
+    def _show_models(self) -> None:
+        """Let health checks tell which models answer."""
+        for model in self._registry.models():
+            self._health.set_model(model, bool(self._registry.default_version(model)))
+
     def _health_was_ready(self) -> bool:
         return any(
             state.state is VersionState.AVAILABLE for v in self._registry.models().values() for state in v.values()
@@ -130,7 +136,9 @@ class Server:
         server.add_generic_rpc_handlers(
             (
                 classification.ClassificationServicer(engine, self._registry).handler(self._guard),
-                models.ModelServicer(self._registry).handler(self._guard),
+                models.ModelServicer(self._registry, self._manager if settings.admin_methods else None).handler(
+                    self._guard
+                ),
             )
         )
         self._health.register(server)

@@ -60,7 +60,7 @@ class ClassificationServicer:
         """Start a classification; returns what cancels it."""
         if self._registry.has_model(message.model):
             call.model = message.model
-        request = _read(message, call.deadline)
+        request = _read(message, call)
 
         def done(outcome: Result | ConvserveError) -> None:
             reply(outcome if isinstance(outcome, ConvserveError) else _write(outcome, message, call.request_id))
@@ -68,7 +68,7 @@ class ClassificationServicer:
         return self._engine.submit(request, done).cancel
 
 
-def _read(message: pb.ClassifyRequest, deadline: float) -> Request:
+def _read(message: pb.ClassifyRequest, call: Call) -> Request:
     """Turn a message into a request.
 
     Raises:
@@ -82,8 +82,8 @@ def _read(message: pb.ClassifyRequest, deadline: float) -> Request:
         if message.version < 1:
             raise InvalidRequestError.of("version", f"{message.version} came; versions are 1 or higher")
         version = message.version
-    elif choice == "alias":
-        raise InvalidRequestError.of("alias", f"{message.alias!r} came; this server has no aliases, use version")
+    elif choice == "alias" and not message.alias:
+        raise InvalidRequestError.of("alias", "is empty; name one, or leave it out for the server's choice")
     images: Images | Sequence[bytes]
     form = message.WhichOneof("input")
     if form == "packed":
@@ -95,7 +95,16 @@ def _read(message: pb.ClassifyRequest, deadline: float) -> Request:
     priority = _PRIORITIES.get(message.priority)
     if priority is None:
         raise InvalidRequestError.of("priority", f"{message.priority} came, which is no Priority")
-    return Request(message.model, images, field, version, deadline, priority)
+    return Request(
+        message.model,
+        images,
+        field,
+        version=version,
+        alias=message.alias,
+        request_id=call.request_id,
+        deadline=call.deadline,
+        priority=priority,
+    )
 
 
 def _unpack(packed: pb.PackedImages) -> Images:

@@ -24,35 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63onvserve/v1/model.proto\x12\x0c\x63onvserve.v1\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.convserve.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.convserve.v1.Model\"\xbf\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08versions\x18\x02 \x03(\x0b\x32\x1a.convserve.v1.ModelVersion\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\x03\x12\x31\n\x07\x61liases\x18\x04 \x03(\x0b\x32 .convserve.v1.Model.AliasesEntry\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xc4\x02\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.convserve.v1.VersionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x13\n\x0binput_shape\x18\x05 \x03(\x03\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x38\n\x07metrics\x18\x07 \x03(\x0b\x32\'.convserve.v1.ModelVersion.MetricsEntry\x12\x0f\n\x07\x64\x61taset\x18\x08 \x01(\t\x12\x0e\n\x06preset\x18\t \x01(\t\x12\x10\n\x08provider\x18\n \x01(\t\x12\x16\n\x0emax_batch_size\x18\x0b \x01(\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xd2\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x19\n\x15VERSION_STATE_WARMING\x10\x02\x12\x1b\n\x17VERSION_STATE_AVAILABLE\x10\x03\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x04\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x05\x12\x18\n\x14VERSION_STATE_FAILED\x10\x06\x32\xaa\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.convserve.v1.ListModelsRequest\x1a .convserve.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.convserve.v1.GetModelRequest\x1a\x1e.convserve.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63onvserve/v1/model.proto\x12\x0c\x63onvserve.v1\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.convserve.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"@\n\x11LoadModelResponse\x12+\n\x07version\x18\x01 \x01(\x0b\x32\x1a.convserve.v1.ModelVersion\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"A\n\x13UnloadModelResponse\x12\x10\n\x08versions\x18\x01 \x03(\x03\x12\x18\n\x10requests_refused\x18\x02 \x01(\x03\"?\n\x0fSetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x80\x01\n\x10SetAliasResponse\x12<\n\x07\x61liases\x18\x01 \x03(\x0b\x32+.convserve.v1.SetAliasResponse.AliasesEntry\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.convserve.v1.Model\"\xbf\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08versions\x18\x02 \x03(\x0b\x32\x1a.convserve.v1.ModelVersion\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\x03\x12\x31\n\x07\x61liases\x18\x04 \x03(\x0b\x32 .convserve.v1.Model.AliasesEntry\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xc4\x02\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.convserve.v1.VersionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x13\n\x0binput_shape\x18\x05 \x03(\x03\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x38\n\x07metrics\x18\x07 \x03(\x0b\x32\'.convserve.v1.ModelVersion.MetricsEntry\x12\x0f\n\x07\x64\x61taset\x18\x08 \x01(\t\x12\x0e\n\x06preset\x18\t \x01(\t\x12\x10\n\x08provider\x18\n \x01(\t\x12\x16\n\x0emax_batch_size\x18\x0b \x01(\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xd2\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x19\n\x15VERSION_STATE_WARMING\x10\x02\x12\x1b\n\x17VERSION_STATE_AVAILABLE\x10\x03\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x04\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x05\x12\x18\n\x14VERSION_STATE_FAILED\x10\x06\x32\x97\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.convserve.v1.ListModelsRequest\x1a .convserve.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.convserve.v1.GetModelRequest\x1a\x1e.convserve.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.convserve.v1.LoadModelRequest\x1a\x1f.convserve.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .convserve.v1.UnloadModelRequest\x1a!.convserve.v1.UnloadModelResponse\x12I\n\x08SetAlias\x12\x1d.convserve.v1.SetAliasRequest\x1a\x1e.convserve.v1.SetAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'convserve.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SETALIASRESPONSE_ALIASESENTRY']._loaded_options = None
+  _globals['_SETALIASRESPONSE_ALIASESENTRY']._serialized_options = b'8\001'
   _globals['_MODEL_ALIASESENTRY']._loaded_options = None
   _globals['_MODEL_ALIASESENTRY']._serialized_options = b'8\001'
   _globals['_MODELVERSION_METRICSENTRY']._loaded_options = None
   _globals['_MODELVERSION_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_VERSIONSTATE']._serialized_start=733
-  _globals['_VERSIONSTATE']._serialized_end=943
+  _globals['_VERSIONSTATE']._serialized_start=1166
+  _globals['_VERSIONSTATE']._serialized_end=1376
   _globals['_LISTMODELSREQUEST']._serialized_start=42
   _globals['_LISTMODELSREQUEST']._serialized_end=61
   _globals['_LISTMODELSRESPONSE']._serialized_start=63
   _globals['_LISTMODELSRESPONSE']._serialized_end=120
   _globals['_GETMODELREQUEST']._serialized_start=122
   _globals['_GETMODELREQUEST']._serialized_end=153
-  _globals['_GETMODELRESPONSE']._serialized_start=155
-  _globals['_GETMODELRESPONSE']._serialized_end=209
-  _globals['_MODEL']._serialized_start=212
-  _globals['_MODEL']._serialized_end=403
-  _globals['_MODEL_ALIASESENTRY']._serialized_start=357
-  _globals['_MODEL_ALIASESENTRY']._serialized_end=403
-  _globals['_MODELVERSION']._serialized_start=406
-  _globals['_MODELVERSION']._serialized_end=730
-  _globals['_MODELVERSION_METRICSENTRY']._serialized_start=684
-  _globals['_MODELVERSION_METRICSENTRY']._serialized_end=730
-  _globals['_MODELSERVICE']._serialized_start=946
-  _globals['_MODELSERVICE']._serialized_end=1116
+  _globals['_LOADMODELREQUEST']._serialized_start=155
+  _globals['_LOADMODELREQUEST']._serialized_end=204
+  _globals['_LOADMODELRESPONSE']._serialized_start=206
+  _globals['_LOADMODELRESPONSE']._serialized_end=270
+  _globals['_UNLOADMODELREQUEST']._serialized_start=272
+  _globals['_UNLOADMODELREQUEST']._serialized_end=323
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=325
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=390
+  _globals['_SETALIASREQUEST']._serialized_start=392
+  _globals['_SETALIASREQUEST']._serialized_end=455
+  _globals['_SETALIASRESPONSE']._serialized_start=458
+  _globals['_SETALIASRESPONSE']._serialized_end=586
+  _globals['_SETALIASRESPONSE_ALIASESENTRY']._serialized_start=540
+  _globals['_SETALIASRESPONSE_ALIASESENTRY']._serialized_end=586
+  _globals['_GETMODELRESPONSE']._serialized_start=588
+  _globals['_GETMODELRESPONSE']._serialized_end=642
+  _globals['_MODEL']._serialized_start=645
+  _globals['_MODEL']._serialized_end=836
+  _globals['_MODEL_ALIASESENTRY']._serialized_start=540
+  _globals['_MODEL_ALIASESENTRY']._serialized_end=586
+  _globals['_MODELVERSION']._serialized_start=839
+  _globals['_MODELVERSION']._serialized_end=1163
+  _globals['_MODELVERSION_METRICSENTRY']._serialized_start=1117
+  _globals['_MODELVERSION_METRICSENTRY']._serialized_end=1163
+  _globals['_MODELSERVICE']._serialized_start=1379
+  _globals['_MODELSERVICE']._serialized_end=1786
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,21 @@ class ModelServiceStub:
                 request_serializer=convserve_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=convserve_dot_v1_dot_model__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/convserve.v1.ModelService/LoadModel',
+                request_serializer=convserve_dot_v1_dot_model__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=convserve_dot_v1_dot_model__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/convserve.v1.ModelService/UnloadModel',
+                request_serializer=convserve_dot_v1_dot_model__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=convserve_dot_v1_dot_model__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/convserve.v1.ModelService/SetAlias',
+                request_serializer=convserve_dot_v1_dot_model__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=convserve_dot_v1_dot_model__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -65,6 +80,31 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """Proves a version and makes it available; also one that failed before, was unloaded, or that the version policy does
+        not want. Returns when it is available. Admin method: PERMISSION_DENIED unless the server enables them.
+        Errors: NOT_FOUND (nothing of that number in the repository), FAILED_PRECONDITION (it could not be proved; says why).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Gives a version no new requests, finishes those it has, and frees it. It stays unloaded until LoadModel.
+        Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Points an alias at a version, or removes it. The version is loaded first if it is not. Holds until the server ends;
+        what should outlive it belongs in the settings. Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +117,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=convserve_dot_v1_dot_model__pb2.GetModelRequest.FromString,
                     response_serializer=convserve_dot_v1_dot_model__pb2.GetModelResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=convserve_dot_v1_dot_model__pb2.LoadModelRequest.FromString,
+                    response_serializer=convserve_dot_v1_dot_model__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=convserve_dot_v1_dot_model__pb2.UnloadModelRequest.FromString,
+                    response_serializer=convserve_dot_v1_dot_model__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=convserve_dot_v1_dot_model__pb2.SetAliasRequest.FromString,
+                    response_serializer=convserve_dot_v1_dot_model__pb2.SetAliasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +189,87 @@ class ModelService:
             '/convserve.v1.ModelService/GetModel',
             convserve_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
             convserve_dot_v1_dot_model__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/convserve.v1.ModelService/LoadModel',
+            convserve_dot_v1_dot_model__pb2.LoadModelRequest.SerializeToString,
+            convserve_dot_v1_dot_model__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/convserve.v1.ModelService/UnloadModel',
+            convserve_dot_v1_dot_model__pb2.UnloadModelRequest.SerializeToString,
+            convserve_dot_v1_dot_model__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/convserve.v1.ModelService/SetAlias',
+            convserve_dot_v1_dot_model__pb2.SetAliasRequest.SerializeToString,
+            convserve_dot_v1_dot_model__pb2.SetAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,19 @@ class ModelServiceStub:
     """Lists every model of the repository with all its versions, those that failed to load included."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
     """Describes one model. Errors: NOT_FOUND."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]
+    """Proves a version and makes it available; also one that failed before, was unloaded, or that the version policy does
+    not want. Returns when it is available. Admin method: PERMISSION_DENIED unless the server enables them.
+    Errors: NOT_FOUND (nothing of that number in the repository), FAILED_PRECONDITION (it could not be proved; says why).
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]
+    """Gives a version no new requests, finishes those it has, and frees it. It stays unloaded until LoadModel.
+    Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded).
+    """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]
+    """Points an alias at a version, or removes it. The version is loaded first if it is not. Holds until the server ends;
+    what should outlive it belongs in the settings. Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -47,6 +60,19 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Lists every model of the repository with all its versions, those that failed to load included."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one model. Errors: NOT_FOUND."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Proves a version and makes it available; also one that failed before, was unloaded, or that the version policy does
+    not want. Returns when it is available. Admin method: PERMISSION_DENIED unless the server enables them.
+    Errors: NOT_FOUND (nothing of that number in the repository), FAILED_PRECONDITION (it could not be proved; says why).
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Gives a version no new requests, finishes those it has, and frees it. It stays unloaded until LoadModel.
+    Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded).
+    """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Points an alias at a version, or removes it. The version is loaded first if it is not. Holds until the server ends;
+    what should outlive it belongs in the settings. Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tells which models and versions the server has."""
@@ -66,5 +92,36 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.GetModelResponse, _abc.Awaitable[_model_pb2.GetModelResponse]]:
         """Describes one model. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _model_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.LoadModelResponse, _abc.Awaitable[_model_pb2.LoadModelResponse]]:
+        """Proves a version and makes it available; also one that failed before, was unloaded, or that the version policy does
+        not want. Returns when it is available. Admin method: PERMISSION_DENIED unless the server enables them.
+        Errors: NOT_FOUND (nothing of that number in the repository), FAILED_PRECONDITION (it could not be proved; says why).
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _model_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.UnloadModelResponse, _abc.Awaitable[_model_pb2.UnloadModelResponse]]:
+        """Gives a version no new requests, finishes those it has, and frees it. It stays unloaded until LoadModel.
+        Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded).
+        """
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _model_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.SetAliasResponse, _abc.Awaitable[_model_pb2.SetAliasResponse]]:
+        """Points an alias at a version, or removes it. The version is loaded first if it is not. Holds until the server ends;
+        what should outlive it belongs in the settings. Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

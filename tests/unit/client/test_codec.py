@@ -73,7 +73,7 @@ def test_what_can_become_an_array_travels_packed() -> None:
     """Tensors of other libraries that offer `__array__` need no conversion by the caller."""
 
     class Tensor:
-        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:  # noqa: PLW3201
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
             return np.full((2, 2), 9, np.uint8)
 
     (chunk,) = chunks([Tensor()])
@@ -250,7 +250,7 @@ def test_states_of_a_newer_server_are_unspecified() -> None:
     """An older client goes on working."""
     message = model_pb2.Model(name="m")
     message.versions.add(version=2, state=model_pb2.VERSION_STATE_AVAILABLE)
-    message.versions.add(version=1, state=99)  # type: ignore[arg-type]
+    message.versions.add(version=1, state=99)
     found = codec.model_info(message)
     assert [version.state for version in found.versions] == ["available", "unspecified"]
     assert found.default_version is None
