@@ -92,7 +92,7 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
 
     max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 64 * 2**20
     """Bytes of one gRPC message, in either direction. gRPC's own default is 4 MiB; a client must raise its side too."""
-    max_image_pixels: Count = 50_000_000
+    max_image_pixels: Count = 25_000_000
     """Pixels of one encoded image, judged by its header before anything is decoded."""
     max_concurrent_requests: Count = 256
     """Requests that one worker handles at the same time, each on a thread of its own; more wait in line."""
@@ -118,12 +118,14 @@ class Settings(_Section, frozen=True, kw_only=True):
     """gRPC port. 0: any free one, told in the JSON line on stdout."""
     http_port: Port = 8002
     """Port of /metrics, /livez and /readyz. 0: any free one."""
+    workers: Literal["auto"] | Count = 1
+    """Processes that share the port, each with its own copy of the models. auto: one for each core to use."""
     repository_poll_interval: Seconds = 5.0
     """Seconds between two looks at the model repository for new versions. 0: look only at start and at LoadModel."""
     admin_methods: bool = False
     """Whether LoadModel, UnloadModel and SetAlias are answered."""
     intra_op_threads: CountOrAuto = 0
-    """Threads that compute one batch. 0: as many as there are cores to use."""
+    """Threads that compute one batch, in each worker. 0: the cores to use, shared out among the workers."""
     exit_on_error: bool = True
     """Whether a model that cannot be proved at start-up ends the server. If not, it is listed as failed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

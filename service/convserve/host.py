@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 _V1_UNLIMITED_BYTES = 2**60
 """cgroup v1 tells "no limit" as a huge number."""
@@ -45,10 +46,10 @@ class CpuPlan:
     """Threads that compute one batch, in each worker."""
 
 
-def plan(host: Host, workers: int, intra_op_threads: int) -> CpuPlan:
-    """Share the cores out; 0 means "decide". Workers get a core each, and share what is left evenly as threads."""
-    workers = workers or host.cores
-    return CpuPlan(workers, intra_op_threads or max(1, host.cores // workers))
+def plan(host: Host, workers: int | Literal["auto"], intra_op_threads: int) -> CpuPlan:
+    """Share the cores out. `auto` workers: one for each core; 0 threads: what is left for each worker, at least one."""
+    count = host.cores if workers == "auto" else workers
+    return CpuPlan(count, intra_op_threads or max(1, host.cores // count))
 
 
 def inspect(root: Path = Path("/")) -> Host:

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 
 from convserve.batching import BatchRun, Outputs
+from convserve.host import CpuPlan
 from convserve.lifecycle import VersionState
 from convserve.registry import Registry
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _CONFIDENCE = tuple(step / 20 for step in range(1, 21))
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which no query of ours reads
 
 log = structlog.get_logger(__name__)
 
@@ -101,9 +104,16 @@ class Metrics:
         self.load_failures = Counter(
             "convserve_version_load_failures", "Versions that could not be proved.", ("model",), registry=registry
         )
+        self._intra_op_threads = Gauge(
+            "convserve_intra_op_threads", "Threads that compute one batch, in each worker.", registry=registry
+        )
         Gauge("convserve_build_info", "Always 1; the label tells the version.", ("version",), registry=registry).labels(
             version
         ).set(1)
+
+    def show_plan(self, plan: CpuPlan) -> None:
+        """Show how the cores are shared out."""
+        self._intra_op_threads.set(plan.intra_op_threads)
 
     def observe_registry(self, models: Registry) -> None:
         """Show the state of versions and queues from now on, read when somebody scrapes."""

@@ -431,8 +431,8 @@ def refusal(data: bytes, policy: DecodePolicy = STRETCH, max_pixels: int = 1_000
         (b"%PDF-1.7 ...", "PDF"),
         (b"<svg xmlns=''></svg>", "SVG"),
         (b"iVBORw0KGgoAAAANSUhEUg", "base64"),
-        (b"just some text", "no known format"),
-        (bytes(100), "no known format"),
+        (b"just some text", "not an image file of a known format"),
+        (bytes(100), "not an image file of a known format"),
     ],
 )
 def test_other_formats_are_named(data: bytes, name: str) -> None:

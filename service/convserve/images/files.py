@@ -106,7 +106,7 @@ def read(data: bytes, enough: int, *, max_pixels: int, field: str) -> tuple[Imag
     """
     kind = _identify(data)
     if kind not in _CLASSES:
-        came = "is empty" if not data else f"is not an accepted image file (looks like {kind or 'no known format'})"
+        came = "is empty" if not data else f"is {kind}" if kind else "is not an image file of a known format"
         raise InvalidRequestError.of(field, f"{came}; {WANTED}")
     try:
         if kind == "WebP":  # the only class that takes memory for pixels when it is made

@@ -8,14 +8,20 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convserve import config
+from convserve import config, host
+from convserve.config import Settings
 from convserve.errors import ConvserveError
+from convserve.host import CpuPlan
 from convserve.server import logs
-from convserve.server.app import Server
+from convserve.server.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from convserve.server.app import Server
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +35,9 @@ def serve(arguments: Mapping[str, Any]) -> int:
         return 2
     logs.configure(settings.log_level, settings.log_format)
     signals = _Signals()
-    server = Server(settings)
+    plan = host.plan(host.inspect(), settings.workers, settings.intra_op_threads)
+    log.info("cores shared out", **asdict(host.inspect()), **asdict(plan))
+    server = _make(settings, plan)
     try:
         models = server.start()
     except ConvserveError as error:
@@ -40,12 +48,28 @@ def serve(arguments: Mapping[str, Any]) -> int:
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
     log.info("serving", host=settings.host, grpc_port=server.grpc_port, http_port=server.http_port, models=models)
+    if isinstance(server, Supervisor):
+        threading.Thread(target=_wake_when_failed, args=(server, signals), daemon=True).start()
     signals.wait()
     log.info("stopping")
     signals.exit_at_next()
     server.stop()
     log.info("stopped")
-    return 0
+    return 1 if isinstance(server, Supervisor) and server.failed.is_set() else 0
+
+
+def _make(settings: Settings, plan: CpuPlan) -> Server | Supervisor:
+    """One process, or a supervisor with several; a supervisor never imports gRPC."""
+    if plan.workers > 1:
+        return Supervisor(settings, plan)
+    from convserve.server.app import Server
+
+    return Server(settings, plan)
+
+
+def _wake_when_failed(supervisor: Supervisor, signals: _Signals) -> None:
+    supervisor.failed.wait()
+    signals.wake()
 
 
 class _Signals:
@@ -56,15 +80,19 @@ class _Signals:
     """
 
     def __init__(self) -> None:
-        self._read, write = os.pipe()
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write)
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
 
     def wait(self) -> None:
         """Return at the first signal."""
         os.read(self._read, 1)
+
+    def wake(self) -> None:
+        """Make `wait` return without a signal."""
+        os.write(self._write, b"\0")
 
     def exit_at_next(self) -> None:
         """From now on, a signal ends the process at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import grpc
 import structlog
@@ -14,14 +15,15 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import convserve
-from convserve import host
 from convserve.config import Settings
 from convserve.engine import Engine
 from convserve.errors import ArtifactError, ConfigError
+from convserve.host import CpuPlan
 from convserve.lifecycle import VersionState
 from convserve.manager import Manager
 from convserve.metrics import Metrics
 from convserve.registry import Registry
+from convserve.runtimes import RuntimeFactory
 from convserve.server import classification, models
 from convserve.server.health import SERVICE as HEALTH_SERVICE
 from convserve.server.health import Health
@@ -34,24 +36,45 @@ _AT_MOST_REFUSING_SECONDS = 2.0
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a server stands among several that share a port."""
+
+    port: int
+    """The port they share. Somebody else answers HTTP for all of them."""
+    admin: models.Admin
+    """Carries admin methods out in all of them."""
+
+
 class Server:
     """Serves a model repository over gRPC. `start`, then `stop`; both once."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Put the parts together; nothing is bound, loaded or started yet."""
+    def __init__(self, settings: Settings, plan: CpuPlan, place: Place | None = None) -> None:
+        """Put the parts together; nothing is bound, loaded or started yet.
+
+        Args:
+            settings: all settings.
+            plan: how the cores are shared out.
+            place: None for a server that stands alone.
+        """
         self._settings = settings
+        self._place = place
         self._metrics = Metrics(CollectorRegistry(), convserve.__version__)
         ProcessCollector(registry=self._metrics.registry)
         GCCollector(registry=self._metrics.registry)
+        self._metrics.show_plan(plan)
         self._registry = Registry()
         self._metrics.observe_registry(self._registry)
         self._guard = Guard(self._metrics)
         self._health = Health([classification.SERVICE, models.SERVICE])
-        self._manager = Manager(settings, self._registry, self._metrics, _runtime_factory(settings))
+        self.manager = Manager(settings, self._registry, self._metrics, _runtime_factory(plan))
+        """Carries out admin methods in this process."""
         self._grpc: grpc.Server | None = None
         self._http: HttpServer | None = None
         self.grpc_port = 0
         """The gRPC port bound."""
+        self.metrics_registry = self._metrics.registry
+        """What `/metrics` shows of this process."""
 
     @property
     def http_port(self) -> int:
@@ -69,11 +92,14 @@ class Server:
             ArtifactError: a model cannot be proved, and `exit_on_error` is set.
         """
         settings = self._settings
-        self._http = HttpServer(settings.host, settings.http_port, self._metrics.registry, lambda: self._health.ready)
-        self._http.start()
+        if self._place is None:
+            self._http = HttpServer(
+                settings.host, settings.http_port, self.metrics_registry, lambda: self._health.ready
+            )
+            self._http.start()
         self._grpc = self._build_grpc()
         self._grpc.start()
-        failures = self._manager.reconcile()
+        failures = self.manager.reconcile()
         if failures and settings.exit_on_error:
             raise ArtifactError("; ".join(failure.reason for failure in failures))
         available = [model for model in self._registry.models() if self._registry.default_version(model)]
@@ -82,10 +108,10 @@ class Server:
                 f"model_repository: {settings.model_repository} holds no model that can be served; it needs folders"
                 " NAME/VERSION/ with a manifest.json, as `convtrain publish` writes them"
             )
-        self._manager.on_change = self._show_models
+        self.manager.on_change = self._show_models
         self._show_models()
         self._health.set_ready(True)
-        self._manager.start_watching()
+        self.manager.start_watching()
         return available
 
     def stop(self) -> None:
@@ -107,9 +133,14 @@ class Server:
             stopped.wait(self._settings.drain.timeout)
             cut = self._guard.active
             log.info("drained", requests_under_way=under_way, requests_cut=cut)
-        self._manager.close()
+        self.manager.close()
         if self._http is not None:
             self._http.close()
+
+    def _admin(self) -> models.Admin | None:
+        if not self._settings.admin_methods:
+            return None
+        return self.manager if self._place is None else self._place.admin
 
     def _show_models(self) -> None:
         """Let health checks tell which models answer."""
@@ -129,22 +160,21 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
                 ("grpc.max_send_message_length", settings.limits.max_message_bytes),
-                ("grpc.so_reuseport", 0),  # or a second server would share the port without a word
+                # Off when alone, or a second server would share the port without a word.
+                ("grpc.so_reuseport", 0 if self._place is None else 1),
             ],
         )
         engine = Engine(self._registry, max_image_pixels=settings.limits.max_image_pixels)
         server.add_generic_rpc_handlers(
             (
                 classification.ClassificationServicer(engine, self._registry).handler(self._guard),
-                models.ModelServicer(self._registry, self._manager if settings.admin_methods else None).handler(
-                    self._guard
-                ),
+                models.ModelServicer(self._registry, self._admin()).handler(self._guard),
             )
         )
         self._health.register(server)
         names = (classification.SERVICE, models.SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        address = f"{settings.host}:{settings.port}"
+        address = f"{settings.host}:{settings.port if self._place is None else self._place.port}"
         try:
             self.grpc_port = server.add_insecure_port(address)
         except RuntimeError as error:
@@ -152,8 +182,7 @@ class Server:
         return server
 
 
-def _runtime_factory(settings: Settings) -> functools.partial:  # type: ignore[type-arg]
+def _runtime_factory(plan: CpuPlan) -> RuntimeFactory:
     from convserve.runtimes.onnx import OnnxRuntime  # loading onnxruntime takes long and shows in `--help`
 
-    threads = host.plan(host.inspect(), 1, settings.intra_op_threads).intra_op_threads
-    return functools.partial(OnnxRuntime, intra_op_threads=threads)
+    return functools.partial(OnnxRuntime, intra_op_threads=plan.intra_op_threads)

@@ -9,16 +9,17 @@ import structlog
 from structlog.typing import Processor
 
 
-def configure(level: str, form: str) -> None:
+def configure(level: str, form: str, **always: object) -> None:
     """Send all logs, those of libraries too, to stderr.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
         form: `json`, `text`, or `auto`: text on a terminal, JSON elsewhere.
+        always: what every line says, such as the number of a worker.
     """
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        lambda logger, name, event: {**event, **always},  # noqa: ARG005  # the signature of a processor
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),

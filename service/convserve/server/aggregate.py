@@ -1,0 +1,76 @@
+"""One `/metrics` for several workers: samples by name and labels, added up.
+
+Counters and histograms of a worker that died are kept, or the sum would fall and every rate computed from it would
+jump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+Samples: TypeAlias = dict[tuple[str, Labels], float]
+Family: TypeAlias = tuple[str, str, str, Samples]
+"""Name, help, type, and samples by sample name and labels."""
+
+_GROWING = ("counter", "histogram", "summary")
+_SAME_EVERYWHERE = (
+    "convserve_build_info",
+    "convserve_intra_op_threads",
+    "convserve_version_info",
+    "convserve_versions",
+    "process_max_fds",
+    "process_start_time_seconds",
+    "python_info",
+)
+"""Gauges that describe all workers alike; the largest is shown, not the sum."""
+
+
+def snapshot(registry: CollectorRegistry) -> list[Family]:
+    """What a worker's registry holds, in a form that can be sent."""
+    return [
+        (
+            family.name,
+            family.documentation,
+            family.type,
+            {(one.name, tuple(sorted(one.labels.items()))): one.value for one in family.samples},
+        )
+        for family in registry.collect()
+    ]
+
+
+def merge(snapshots: Iterable[Iterable[Family]]) -> list[Family]:
+    """Add snapshots up."""
+    merged: dict[str, Family] = {}
+    for families in snapshots:
+        for name, documentation, kind, samples in families:
+            total = merged.setdefault(name, (name, documentation, kind, {}))[3]
+            combine: Callable[[float, float], float] = max if name in _SAME_EVERYWHERE else float.__add__
+            for key, value in samples.items():
+                total[key] = combine(total[key], float(value)) if key in total else float(value)
+    return list(merged.values())
+
+
+def keep_growing(families: Iterable[Family]) -> list[Family]:
+    """What stays of a worker that died: everything that only grows."""
+    return [family for family in families if family[2] in _GROWING]
+
+
+class AggregateCollector:
+    """Shows merged snapshots in a registry of the supervisor's own."""
+
+    def __init__(self, read: Callable[[], list[list[Family]]]) -> None:
+        """Collect what `read` gives at every scrape."""
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the merged families."""
+        for name, documentation, kind, samples in merge(self._read()):
+            metric = Metric(name, documentation, kind)
+            for (sample, labels), value in samples.items():
+                metric.add_sample(sample, dict(labels), value)
+            yield metric

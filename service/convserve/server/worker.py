@@ -1,0 +1,101 @@
+"""One of several server processes that share a port. Started by the supervisor, never forked.
+
+It talks with the supervisor over two pipes: on `commands` the supervisor asks and the worker answers; on `requests` the
+worker asks and the supervisor answers. A pipe that breaks means the supervisor is gone: the worker drains and ends.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+import structlog
+
+from convserve import errors
+from convserve.config import Settings
+from convserve.errors import ConvserveError
+from convserve.server import logs
+from convserve.server.aggregate import snapshot
+from convserve.server.app import Place, Server
+
+log = structlog.get_logger(__name__)
+
+
+def main(commands_fd: int, requests_fd: int) -> int:
+    """Serve until the supervisor says stop. Returns the exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the supervisor decides
+        signal.signal(number, signal.SIG_IGN)
+    commands, requests = Connection(commands_fd), Connection(requests_fd)
+    settings: Settings
+    index, settings, plan, port = commands.recv()
+    logs.configure(settings.log_level, settings.log_format, worker=index)
+    server = Server(settings, plan, Place(port, _AdminOfAll(requests)))
+    try:
+        commands.send(("ready", server.start()))
+    except ConvserveError as error:
+        commands.send(("failed", str(error)))
+        return 1
+    try:
+        _obey(commands, server)
+    except (EOFError, OSError):
+        log.warning("the supervisor is gone; draining")
+    server.stop()
+    return 0
+
+
+def _obey(commands: Connection, server: Server) -> None:
+    """Carry out the supervisor's commands until it says stop."""
+    while (command := commands.recv())[0] != "stop":
+        try:
+            commands.send(("ok", _carry_out(command, server)))
+        except ConvserveError as error:
+            commands.send((type(error).__name__, str(error)))
+
+
+def _carry_out(command: tuple[Any, ...], server: Server) -> Any:
+    match command:
+        case ("metrics",):
+            return snapshot(server.metrics_registry)
+        case ("load", model, version):
+            return server.manager.load(model, version)
+        case ("unload", model, version):
+            return server.manager.unload(model, version)
+        case ("set_alias", model, alias, version):
+            return server.manager.set_alias(model, alias, version)
+    raise ValueError(f"unknown command {command!r}")
+
+
+class _AdminOfAll:
+    """Has admin methods carried out in every worker, this one included."""
+
+    def __init__(self, requests: Connection) -> None:
+        self._requests = requests
+        self._turn = threading.Lock()
+
+    def load(self, model: str, version: int) -> int:
+        """Load a version everywhere."""
+        return int(self._ask("load", model, version))
+
+    def unload(self, model: str, version: int) -> tuple[list[int], int]:
+        """Unload a version everywhere."""
+        versions, refused = self._ask("unload", model, version)
+        return versions, refused
+
+    def set_alias(self, model: str, alias: str, version: int) -> dict[str, int]:
+        """Set an alias everywhere."""
+        return dict(self._ask("set_alias", model, alias, version))
+
+    def _ask(self, *request: Any) -> Any:
+        with self._turn:
+            self._requests.send(request)
+            kind, value = self._requests.recv()
+        if kind != "ok":
+            raise errors.by_name(kind, value)
+        return value
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:3])))

@@ -1,0 +1,152 @@
+"""Several workers behind one port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from convserve import manifest as m
+from convserve.v1 import classification_pb2 as pb
+from convserve.v1 import classification_pb2_grpc as rpc
+from convserve.v1 import model_pb2, model_pb2_grpc
+from support import versions
+from support.server import ServerProcess, run_to_end, serving
+
+IMAGES = versions.random_images(1)
+REQUEST = pb.ClassifyRequest(model="stripes", packed=pb.PackedImages(data=IMAGES.tobytes(), shape=IMAGES.shape))
+
+
+@pytest.fixture
+def server(repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+    with serving(repository, tmp_path, "--workers", "2", "--admin-methods", "true") as running:
+        yield running
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "it did not happen in time"
+        threading.Event().wait(0.05)
+
+
+def channels(server: ServerProcess, count: int) -> list[grpc.Channel]:
+    """Connections of their own, which the kernel spreads over the workers."""
+    return [grpc.insecure_channel(server.target, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(count)]
+
+
+def children(server: ServerProcess) -> list[int]:
+    """Process ids of the workers."""
+    by_thread = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+    return sorted(int(pid) for one in by_thread for pid in one.read_text().split())
+
+
+def test_workers_share_the_port_and_metrics_add_up(server: ServerProcess) -> None:
+    """Twenty connections reach both workers; `/metrics` has the sum; the supervisor itself loads no gRPC."""
+    made = channels(server, 20)
+    for channel in made:
+        rpc.ClassificationServiceStub(channel).Classify(REQUEST)
+    assert server.metric("convserve_requests_total", method="Classify", code="OK") == 20
+    assert server.metric("convserve_versions", state="available") == 1
+    assert server.metric("convserve_workers") == 2
+    assert server.http("/readyz")[0] == 200
+    assert len(children(server)) == 2
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "cygrpc" not in maps
+    assert "onnxruntime" not in maps
+    assert server.stop() == 0
+    for channel in made:
+        channel.close()
+    assert {event["worker"] for event in server.log_events() if event["event"] == "drained"} == {0, 1}
+
+
+def test_a_killed_worker_is_replaced(server: ServerProcess) -> None:
+    """Counters keep what the dead worker had told, and `/readyz` is false until the new one is ready."""
+    made = channels(server, 8)
+    for channel in made:
+        rpc.ClassificationServiceStub(channel).Classify(REQUEST)
+        channel.close()
+    assert server.metric("convserve_requests_total", method="Classify") == 8
+    victim = children(server)[0]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: server.metric("convserve_worker_restarts_total") == 1)
+    until(lambda: server.http("/readyz")[0] == 200)
+    assert victim not in children(server)
+    assert server.metric("convserve_requests_total", method="Classify") == 8
+    assert any(event["event"] == "worker died" and event["status"] == -9 for event in server.log_events())
+
+
+def test_admin_methods_reach_all_workers_and_their_replacements(server: ServerProcess, repository: Path) -> None:
+    """An alias set through one worker holds in both, also after one was killed."""
+    versions.write_version(repository, version=2, seed=1)
+    with grpc.insecure_channel(server.target) as channel:
+        models = model_pb2_grpc.ModelServiceStub(channel)
+        models.LoadModel(model_pb2.LoadModelRequest(name="stripes", version=2), timeout=20)
+        models.SetAlias(model_pb2.SetAliasRequest(name="stripes", alias="stable", version=2), timeout=20)
+        with pytest.raises(grpc.RpcError) as refused:
+            models.LoadModel(model_pb2.LoadModelRequest(name="stripes", version=7), timeout=20)
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+    def answering_versions() -> set[int]:
+        made = channels(server, 12)
+        found = set()
+        for channel in made:
+            reply = rpc.ClassificationServiceStub(channel).Classify(
+                pb.ClassifyRequest(model="stripes", alias="stable", packed=REQUEST.packed),
+                wait_for_ready=True,
+                timeout=20,
+            )
+            found.add(reply.model_version)
+            channel.close()
+        return found
+
+    assert answering_versions() == {2}
+    os.kill(children(server)[1], signal.SIGKILL)
+    until(lambda: server.metric("convserve_worker_restarts_total") == 1)
+    until(lambda: server.http("/readyz")[0] == 200)
+    until(lambda: server.metric("convserve_version_info", version="2") == 1)
+    assert answering_versions() == {2}
+
+
+def test_a_crash_loop_ends_the_server(server: ServerProcess) -> None:
+    """Whoever restarts containers should see it; exit status 1."""
+    for _ in range(5):
+        until(lambda: server.process.poll() is not None or len(children(server)) == 2)
+        if server.process.poll() is not None:
+            break
+        os.kill(children(server)[-1], signal.SIGKILL)
+        threading.Event().wait(0.1)
+    assert server.process.wait(60) == 1
+    assert any(event["event"] == "workers die in a loop; giving up" for event in server.log_events())
+
+
+def test_workers_end_with_a_killed_supervisor(server: ServerProcess) -> None:
+    """No orphan keeps the port."""
+    pids = children(server)
+    server.process.kill()
+    server.process.wait()
+    until(lambda: not any(_alive(pid) for pid in pids))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_start_up_errors_come_through(repository: Path, server: ServerProcess) -> None:
+    """A port that is taken and a damaged model end the start with their reason."""
+    taken = run_to_end(repository, "--workers", "2", "--port", str(server.ready["grpc_port"]))
+    assert taken.returncode == 1
+    assert "cannot listen" in taken.stderr
+    (repository / "stripes/1" / m.ONNX_FILE).write_bytes(b"")
+    damaged = run_to_end(repository, "--workers", "2")
+    assert damaged.returncode == 1
+    assert "model.onnx: SHA-256 is" in damaged.stderr

@@ -1,0 +1,93 @@
+"""A folder of labelled images becomes a data set; what is wrong with a file is said with its name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convserve.manifest import DecodePolicy, InputSpec
+from convtrain.datasets import Dataset, folder, load
+from convtrain.errors import DatasetError
+
+SPEC = InputSpec(height=6, width=5, channels=3)
+
+
+def load_folder(root: Path, spec: InputSpec = SPEC) -> Dataset:
+    return folder.load(root, "pets", spec, DecodePolicy(), root.parent / "cache")
+
+
+def test_images_come_in_the_order_of_labels_and_names(image_folder: Path) -> None:
+    """Labels are sorted, files within a label too."""
+    dataset = load_folder(image_folder)
+    assert dataset.labels == ("cat", "dog")
+    assert dataset.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 11, 12]
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert dataset.test.images[:, 0, 0, 0].tolist() == [0, 10]
+
+
+def test_images_are_brought_to_the_model_s_size(image_folder: Path) -> None:
+    """Any size and colour mode becomes what the network takes, by the server's own decoder."""
+    Image.new("L", (50, 60), 77).save(image_folder / "train/cat/3.png")
+    dataset = load_folder(image_folder)
+    assert dataset.train.images.shape == (7, 6, 5, 3)
+    assert dataset.train.images[3].tolist() == np.full((6, 5, 3), 77).tolist()
+    assert load_folder(image_folder, InputSpec(height=8, width=8, channels=1)).train.images.shape == (7, 8, 8, 1)
+
+
+def test_pixels_are_decoded_once(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time they come from the cache; a changed file or a damaged cache is noticed."""
+    first = load_folder(image_folder)
+    with monkeypatch.context() as patch:
+        patch.delattr(folder, "_decode")
+        again = load_folder(image_folder)
+    assert again.train.digest() == first.train.digest()
+    changed = image_folder / "train/dog/0.png"
+    Image.new("RGB", (5, 6), (99, 99, 99)).save(changed)
+    os.utime(changed, ns=(1, 1))
+    assert load_folder(image_folder).train.images[3, 0, 0, 0] == 99
+    (cached,) = (image_folder.parent / "cache").iterdir()
+    cached.write_bytes(cached.read_bytes()[:100])
+    assert load_folder(image_folder).train.images[3, 0, 0, 0] == 99
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("rm -r test", "test: there is no such folder"),
+        ("rm -r train", "train: there is no such folder"),
+        ("rm test/dog/0.png", "test/dog: holds no images"),
+        ("rm -r test/dog", "only one of them has dog"),
+        ("rm -r test/dog train/dog", "only the label cat"),
+        ("mkdir test/fish && cp test/dog/0.png test/fish", "only one of them has fish"),
+        ("echo hello > train/cat/notes.txt", "notes.txt: not an image file"),
+        ("echo hello > train/notes.txt", "notes.txt: is not a folder"),
+        ("echo hello > train/cat/1.png", "train/cat/1.png: "),
+        ("truncate -s 45 train/cat/1.png", "train/cat/1.png: .*damaged"),
+        ("truncate -s 0 test/dog/0.png", "test/dog/0.png: is empty"),
+    ],
+)
+def test_what_is_wrong_is_named(image_folder: Path, damage: str, why: str) -> None:
+    """Missing folders, labels that differ, and files that are no images."""
+    assert os.system(f"cd {image_folder} && {damage}") == 0
+    with pytest.raises(DatasetError, match=why):
+        load_folder(image_folder)
+
+
+def test_hidden_files_do_not_count(image_folder: Path) -> None:
+    """What file managers leave behind is no error."""
+    (image_folder / "train/.DS_Store").write_bytes(b"x")
+    (image_folder / "train/cat/.DS_Store").write_bytes(b"x")
+    assert len(load_folder(image_folder).train) == 6
+
+
+def test_the_folder_s_name_is_the_data_set_s(image_folder: Path) -> None:
+    """Loaded by kind, a folder goes by its own name, and has to be given."""
+    assert load("folder", image_folder, SPEC, DecodePolicy()).name == "folder"
+    with pytest.raises(DatasetError, match="--data-dir is missing"):
+        load("folder", None, SPEC, DecodePolicy())
+    with pytest.raises(DatasetError, match="there is no such file or directory"):
+        load("folder", image_folder / "nowhere", SPEC, DecodePolicy())

@@ -1,0 +1,122 @@
+"""The command line: what goes where, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import versions
+
+from convserve import manifest
+from convtrain import backend
+from convtrain.cli import run
+from convtrain.cli.steps import command_text
+from convtrain.errors import MissingExtraError
+
+
+def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table for people, all of it for scripts."""
+    assert run(["presets"]) == 0
+    assert "225,034" in capsys.readouterr().out
+    assert run(["presets", "--json"]) == 0
+    listed = {preset["name"]: preset for preset in json.loads(capsys.readouterr().out)}
+    assert listed["mnist-deep"]["training"]["batch_size"] == 64
+
+
+def test_a_preset_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    """Layer by layer, with sums."""
+    assert run(["describe", "cifar10-simple"]) == 0
+    assert "356,810" in capsys.readouterr().out
+    assert run(["describe", "cifar10-simple", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["parameters"] == 356_810
+    assert described["layers"][0]["shape"] == [32, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["train", "nonsense"], "no preset 'nonsense'"),
+        (["train"], "which preset?"),
+        (["train", "mnist-deep", "--data-dir", "/nowhere"], "/nowhere: there is no such file or directory"),
+        (["train", "mnist-deep", "--resume", "x", "--epochs", "3"], "leave out preset, epochs"),
+        (["train", "--resume", "nowhere"], "nowhere: is not a run directory"),
+        (["train", "mnist-deep", "--image-size", "64"], "--image-size and --channels are for --dataset folder"),
+        (["train", "mnist-deep", "--dataset", "folder", "--image-size", "axb"], "--image-size is 'axb'"),
+        (["train", "mnist-deep", "--dataset", "folder", "--image-size", "0x5"], "--image-size is '0x5'"),
+        (["train", "mnist-deep", "--learning-rate", "-1"], "preset mnist-deep: .*learning_rate"),
+        (["publish", "nowhere"], "nowhere: is not a run directory"),
+        (["inspect", "nowhere"], r"nowhere/manifest\.json: cannot be read"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a person can fix comes without a traceback."""
+    assert run(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("convtrain: error: ")
+    assert captured.err.count("\n") == 1
+    pytest.raises(ValueError, _raise, captured.err).match(why)
+
+
+def _raise(text: str) -> None:
+    raise ValueError(text)
+
+
+def test_the_recorded_command_names_no_directories() -> None:
+    """The manifest travels; the paths of one machine do not."""
+    arguments = ["run", "mnist-deep", "--data-dir", "../data/mnist", "--run-dir=/home/me/runs/a", "--epochs", "3"]
+    assert command_text(arguments) == "convtrain run mnist-deep --data-dir mnist --run-dir=a --epochs 3"
+
+
+def test_a_version_is_inspected(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its files are verified and its golden images replayed."""
+    directory = repository / "stripes/1"
+    assert run(["inspect", str(directory)]) == 0
+    assert "stripes version 1" in capsys.readouterr().out
+    assert run(["inspect", str(directory), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["manifest"]["model"] == "stripes"
+    assert shown["golden_max_abs_diff"] <= 1e-5
+    (directory / "model.onnx").write_bytes(versions.onnx_bytes(seed=1))
+    assert run(["inspect", str(directory)]) == 1
+    assert "model.onnx: SHA-256 is" in capsys.readouterr().err
+    (directory / manifest.MANIFEST_FILE).unlink()
+    versions.seal(directory)
+    assert run(["inspect", str(directory)]) == 1
+    assert "golden.npz: replayed on this CPU, a probability differs by" in capsys.readouterr().err
+
+
+def test_what_needs_tensorflow_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the message names the extra."""
+    backend._open.cache_clear()
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(
+        MissingExtraError, match=r"tensorflow, which is not installed: pip install 'convserve\[train\]'"
+    ):
+        backend.keras()
+
+
+def in_a_new_process(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_base_install_names_the_extra() -> None:
+    """Where only the client is installed, the command explains itself."""
+    done = in_a_new_process("import sys; sys.modules['msgspec'] = None; from convtrain.__main__ import main; main()")
+    assert done.returncode == 1
+    assert done.stderr == "convtrain: msgspec is not installed; install the extra: pip install 'convserve[train]'\n"
+
+
+def test_looking_around_does_not_open_tensorflow() -> None:
+    """Listing presets and reading help are quick."""
+    done = in_a_new_process(
+        "import sys; from convtrain.cli import run; run(['presets']);"
+        "print([name for name in ('tensorflow', 'keras', 'onnxruntime') if name in sys.modules])"
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

@@ -1,0 +1,78 @@
+"""Presets are complete, and overriding them is checked."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from convserve.manifest import InputSpec
+from convtrain.config import Loss, Sgd
+from convtrain.errors import PresetError
+from convtrain.layout import lay_out
+from convtrain.presets import PRESETS, Preset, find
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("mnist-simple", 225_034), ("mnist-deep", 1_199_882), ("cifar10-simple", 356_810)],
+)
+def test_parameters_are_as_published(name: str, parameters: int) -> None:
+    """The networks of the tutorials, to the last parameter."""
+    preset = find(name)
+    assert sum(row.parameters for row in lay_out(preset.architecture, preset.input, 10)) == parameters
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_being_written(name: str) -> None:
+    """Run records and manifests hold all of it."""
+    assert msgspec.json.decode(msgspec.json.encode(PRESETS[name]), type=Preset) == PRESETS[name]
+
+
+def test_overriding_changes_what_was_named_and_nothing_else() -> None:
+    """None leaves a field as it is."""
+    preset = find("mnist-deep")
+    changed = preset.override(epochs=2, learning_rate=0.5, model="digits", seed=None)
+    assert (changed.training.epochs, changed.training.optimizer.learning_rate, changed.model) == (2, 0.5, "digits")
+    assert changed.override(epochs=5, learning_rate=0.001, model="mnist") == preset
+    small = InputSpec(height=8, width=9, channels=1)
+    assert preset.override(input=small).input == small
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1.0),
+        ("validation_fraction", 1.0),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("model", "../escape"),
+        ("model", ""),
+    ],
+)
+def test_values_out_of_range_are_refused(field: str, value: object) -> None:
+    """The message names the preset and the field."""
+    with pytest.raises(PresetError, match=rf"preset mnist-deep: .*{field}"):
+        find("mnist-deep").override(**{field: value})
+
+
+def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
+    """Nobody has to look up the names."""
+    with pytest.raises(PresetError, match="no preset 'mnist'; there are mnist-simple, mnist-deep, cifar10-simple"):
+        find("mnist")
+
+
+def test_label_smoothing_needs_one_hot_labels() -> None:
+    """A smoothed target is no index."""
+    with pytest.raises(msgspec.ValidationError, match="label_smoothing is 0.1"):
+        msgspec.convert({"label_smoothing": 0.1}, Loss)
+    assert msgspec.convert({"label_smoothing": 0.1, "labels": "one-hot"}, Loss).label_smoothing == 0.1
+
+
+def test_optimizers_are_told_apart_by_name() -> None:
+    """A written optimizer reads as what it was."""
+    fields = msgspec.to_builtins(find("mnist-deep"))
+    fields["training"]["optimizer"] = {"name": "sgd", "learning_rate": 0.1}
+    assert msgspec.convert(fields, Preset).training.optimizer == Sgd(learning_rate=0.1, momentum=0.9)

@@ -1,0 +1,208 @@
+"""A version appears whole, under a number of its own, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from support import versions
+
+from convserve import manifest
+from convserve.manifest import DecodePolicy, InputSpec, Parity
+from convtrain import publish
+from convtrain.architectures import Architecture, Flatten
+from convtrain.config import TrainingConfig
+from convtrain.datasets import Dataset, Split
+from convtrain.errors import PublishError
+from convtrain.evaluate import Evaluation
+from convtrain.export import ExportRecord
+from convtrain.history import Epoch, History
+from convtrain.presets import Preset
+from convtrain.publish import Finished
+from convtrain.runs import Data, RunRecord
+
+PRESET = Preset(
+    name="stripes-preset",
+    summary="",
+    model="stripes",
+    dataset="folder",
+    input=InputSpec(height=8, width=8, channels=1),
+    decode=DecodePolicy(fit="crop"),
+    architecture=Architecture(layers=(Flatten(),)),
+    training=TrainingConfig(epochs=3, batch_size=7, validation_fraction=0.1, seed=5),
+)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Finished:
+    """A run of the small model without TensorFlow: its ONNX file, and words in place of the SavedModel."""
+    export = tmp_path / "run/export"
+    (export / "variables").mkdir(parents=True)
+    (export / "saved_model.pb").write_bytes(b"saved model")
+    (export / "variables/variables.index").write_bytes(b"variables")
+    (export / "model.onnx").write_bytes(versions.onnx_bytes())
+    images = versions.random_images(200)
+    split = Split(images, np.arange(200) % 4)
+    data = Data(
+        Dataset(name="noise", labels=tuple(versions.LABELS), train=split, test=split.take(np.arange(150))),
+        train=split.take(np.arange(180)),
+        validation=split.take(np.arange(180, 200)),
+    )
+    agreement = Parity(images=150, max_abs_diff_probabilities=1e-7, max_abs_diff_logits=1e-6, top1_disagreements=0)
+    epoch = Epoch(epoch=1, loss=1, accuracy=0.5, validation_loss=1, validation_accuracy=0.5, seconds=1.25)
+    return Finished(
+        record=RunRecord(
+            preset=PRESET,
+            data_dir="/somewhere",
+            check_digests=True,
+            limit=None,
+            command="convtrain run stripes-preset",
+            labels=versions.LABELS,
+            dataset=data.describe(),
+        ),
+        data=data,
+        history=History(epochs=[epoch], best=1),
+        evaluation=Evaluation(
+            images=150,
+            correct=75,
+            accuracy=0.5,
+            loss=1.5,
+            per_class_accuracy={"top": 0.5},
+            confusion=[],
+            weights_sha256="",
+        ),
+        export_directory=export,
+        export=ExportRecord(weights_sha256="", files=manifest.digest_files(export), parity={"onnx": agreement}),
+    )
+
+
+def test_a_published_version_is_complete(finished: Finished, tmp_path: Path) -> None:
+    """Every file is listed and as listed, golden vectors are real images with their answers."""
+    directory = publish.publish(finished, tmp_path / "models")
+    assert directory == tmp_path / "models/stripes/1"
+    content, _ = manifest.read(directory)
+    manifest.verify_files(directory, content)
+    assert content.files == manifest.digest_files(directory)
+    assert content.files.keys() >= finished.export.files.keys()
+    assert (content.model, content.version, content.labels) == ("stripes", 1, versions.LABELS)
+    assert content.decode == PRESET.decode
+    assert content.metrics == {"accuracy": 0.5, "loss": 1.5}
+    assert content.golden.tolerances == {"cpu": 1e-5, "cuda": 1e-4, "tensorflow": 1e-5}
+    assert content.training.parameters == 64 * 4 + 4
+    assert content.training.seconds == pytest.approx(1.2, abs=0.1)
+    assert content.dataset == finished.data.describe()
+    assert "/somewhere" not in (directory / "manifest.json").read_text()
+    with np.load(directory / "golden.npz") as golden:
+        assert golden["image"].shape == (64, 8, 8, 1)
+        known = {image.tobytes() for image in finished.data.test.images}
+        assert all(image.tobytes() in known for image in golden["image"])
+        np.testing.assert_allclose(golden["probabilities"], versions.reference(golden["image"]), atol=1e-6)
+
+
+def test_files_beside_the_versions_are_triton_s(finished: Finished, tmp_path: Path) -> None:
+    """Labels one to a line; the settings name inputs and outputs without the batch dimension."""
+    publish.publish(finished, tmp_path / "models")
+    assert (tmp_path / "models/stripes/labels.txt").read_text() == "top\nupper\nlower\nbottom\n"
+    config = (tmp_path / "models/stripes/config.pbtxt").read_text()
+    for line in (
+        'name: "stripes"',
+        'platform: "onnxruntime_onnx"',
+        "dims: [ 8, 8, 1 ]",
+        "data_type: TYPE_UINT8",
+        'label_filename: "labels.txt"',
+        "dims: [ 4 ]",
+    ):
+        assert line in config
+
+
+def test_numbers_go_up_and_settings_stay(finished: Finished, tmp_path: Path) -> None:
+    """The next version follows the highest, whatever is missing below; tuned settings are not overwritten."""
+    first = publish.publish(finished, tmp_path / "models")
+    (tmp_path / "models/stripes/config.pbtxt").write_text("tuned")
+    shutil.move(first, first.with_name("41"))
+    assert publish.publish(finished, tmp_path / "models").name == "42"
+    assert (tmp_path / "models/stripes/config.pbtxt").read_text() == "tuned"
+
+
+def test_publishers_at_once_get_numbers_of_their_own(finished: Finished, tmp_path: Path) -> None:
+    """Nobody overwrites anybody, and no version is half of each."""
+    published: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: published.append(publish.publish(finished, tmp_path / "models")))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(path.name for path in published) == ["1", "2", "3", "4", "5", "6"]
+    for path in published:
+        content, _ = manifest.read(path)
+        assert content.version == int(path.name)
+        manifest.verify_files(path, content)
+
+
+def test_a_number_taken_meanwhile_is_left_alone(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename onto another's version fails, and the next number is tried."""
+    publish.publish(finished, tmp_path / "models")
+    seen = iter([[], [1]])
+    monkeypatch.setattr(publish, "versions", lambda _: [])
+    monkeypatch.setattr(
+        publish, "_check_continuity", lambda *_: monkeypatch.setattr(publish, "versions", lambda _: next(seen))
+    )
+    before = (tmp_path / "models/stripes/1/manifest.json").read_bytes()
+    assert publish.publish(finished, tmp_path / "models").name == "2"
+    assert (tmp_path / "models/stripes/1/manifest.json").read_bytes() == before
+
+
+def test_nothing_is_left_of_what_failed(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk while staging leaves no version and no staging directory; before that, its name is hidden."""
+
+    def fail(directory: Path, _: manifest.Manifest) -> None:
+        assert directory.name.startswith(".staging-")
+        assert not (tmp_path / "models/stripes/1").exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write", fail)
+    with pytest.raises(PublishError, match="No space left on device"):
+        publish.publish(finished, tmp_path / "models")
+    assert sorted(path.name for path in (tmp_path / "models/stripes").iterdir()) == ["config.pbtxt", "labels.txt"]
+
+
+def test_a_file_changed_after_the_proof_is_refused(finished: Finished, tmp_path: Path) -> None:
+    """What is published is what was proved, to the byte."""
+    path = finished.export_directory / "model.onnx"
+    altered = bytearray(path.read_bytes())
+    altered[-1] ^= 1
+    path.write_bytes(altered)
+    with pytest.raises(PublishError, match=r"export/model\.onnx: is not the file that was proved"):
+        publish.publish(finished, tmp_path / "models")
+    assert publish.versions(tmp_path / "models/stripes") == []
+
+
+def test_versions_of_one_model_mean_the_same(finished: Finished, tmp_path: Path) -> None:
+    """Other labels or another input need another model name."""
+    publish.publish(finished, tmp_path / "models")
+    renamed = replace(finished, record=msgspec.structs.replace(finished.record, labels=["a", "b", "c", "d"]))
+    with pytest.raises(PublishError, match=r"labels\.txt: the model's versions so far have other labels"):
+        publish.publish(renamed, tmp_path / "models")
+    wider = PRESET.override(input=InputSpec(height=8, width=9, channels=1))
+    with pytest.raises(PublishError, match="version 1 takes images of 8×8×1, this run's are 8×9×1"):
+        publish.publish(
+            replace(finished, record=msgspec.structs.replace(finished.record, preset=wider)), tmp_path / "models"
+        )
+
+
+def test_few_test_images_are_enough(finished: Finished, tmp_path: Path) -> None:
+    """With less than 64 test images all of them are golden."""
+    few = replace(finished.data.dataset, test=finished.data.test.take(np.arange(5)))
+    directory = publish.publish(replace(finished, data=replace(finished.data, dataset=few)), tmp_path / "models")
+    content, _ = manifest.read(directory)
+    assert content.golden.count == 5
