@@ -23,6 +23,7 @@ import msgspec
 from convserve.errors import ConfigError
 from convserve.lifecycle import VersionPolicy
 from convserve.routing import check_alias
+from convserve.runtimes import Device, RuntimeName
 
 ENV_PREFIX = "CONVSERVE_"
 
@@ -51,6 +52,12 @@ class ModelSettings(_Section, frozen=True, kw_only=True):
     0: 16 times max_batch_size."""
     max_queue_bytes: Count = 256 * 2**20
     """Bytes of pixels that may wait; more are refused with RESOURCE_EXHAUSTED."""
+    runtime: RuntimeName = "onnxruntime"
+    """What computes the model: onnxruntime (an ONNX file) or tensorflow (the SavedModel; needs that extra)."""
+    device: Device = "cpu"
+    """What the model computes on. A device that is missing is an error, never a fallback."""
+    variant: Literal["fp32", "optimized", "int8"] = "fp32"
+    """Which ONNX file of the version computes; the others exist only if they were published."""
     execution_slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Batches of one version that may run at the same time."""
     prefetch_batches: Annotated[int, msgspec.Meta(ge=0, le=8)] = 0
@@ -74,6 +81,8 @@ class ModelSettings(_Section, frozen=True, kw_only=True):
                 f"allowed_batch_sizes is {list(sizes)}; it must be ascending and end with max_batch_size"
                 f" ({self.max_batch_size})"
             )
+        if self.runtime == "tensorflow" and self.variant != "fp32":
+            raise ValueError(f"variant is {self.variant!r}, which needs runtime = 'onnxruntime'")
         VersionPolicy.parse(self.version_policy)
         for alias in self.aliases:
             check_alias(alias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -25,7 +25,7 @@ from convserve.metrics import Metrics, VersionMetrics
 from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.repository import FoundVersion
 from convserve.routing import Routes, check_alias
-from convserve.runtimes import Runtime, RuntimeFactory
+from convserve.runtimes import Device, Runtime, open_runtime
 
 log = structlog.get_logger(__name__)
 
@@ -33,12 +33,12 @@ log = structlog.get_logger(__name__)
 class Manager:
     """Owns the life of every version. Thread-safe: what changes versions takes turns, and can take seconds."""
 
-    def __init__(self, settings: Settings, registry: Registry, metrics: Metrics, open_runtime: RuntimeFactory) -> None:
-        """Manage the versions below `settings.model_repository`; `open_runtime` builds what computes them."""
+    def __init__(self, settings: Settings, registry: Registry, metrics: Metrics, intra_op_threads: int) -> None:
+        """Manage the versions below `settings.model_repository`; `intra_op_threads` compute one batch."""
         self._settings = settings
         self._registry = registry
         self._metrics = metrics
-        self._open_runtime = open_runtime
+        self._intra_op_threads = intra_op_threads
         self._turn = threading.RLock()
         self._pinned: defaultdict[str, set[int]] = defaultdict(set)
         self._held: defaultdict[str, set[int]] = defaultdict(set)
@@ -231,8 +231,15 @@ class Manager:
                 f" lies where {found.model} version {found.version} should be"
             )
         manifests.verify_files(found.directory, manifest)
-        runtime = self._open_runtime(found.directory, manifest)
         settings = self._settings.for_model(found.model)
+        runtime = open_runtime(
+            found.directory,
+            manifest,
+            runtime=settings.runtime,
+            device=settings.device,
+            variant=settings.variant,
+            intra_op_threads=self._intra_op_threads,
+        )
         status = note(
             replace(
                 status,
@@ -241,8 +248,12 @@ class Manager:
                 max_batch_size=settings.max_batch_size,
             )
         )
-        times = proving.prove(found.directory, manifest, runtime, _warm_sizes(settings))
-        return self._assemble(manifest, digest, runtime, settings, times), status
+        try:
+            times = proving.prove(found.directory, manifest, runtime, _warm_sizes(settings))
+            return self._assemble(manifest, digest, runtime, settings, times), status
+        except BaseException:
+            runtime.close()
+            raise
 
     def _assemble(
         self, manifest: manifests.Manifest, digest: str, runtime: Runtime, settings: ModelSettings, times: BatchTimes
@@ -256,7 +267,7 @@ class Manager:
             runtime.run,
             times=times,
             observer=observer,
-            allowed_batch_sizes=settings.allowed_batch_sizes,
+            allowed_batch_sizes=_padding_sizes(settings, runtime.device),
             slots=settings.execution_slots,
             prefetch=settings.prefetch_batches,
             name=f"{manifest.model}-{manifest.version}",
@@ -280,6 +291,13 @@ class Manager:
         self._registry.set_status(model, version, VersionStatus(VersionState.UNLOADED))
         log.info("version unloaded", model=model, version=version, refused=refused)
         return refused
+
+
+def _padding_sizes(settings: ModelSettings, device: Device) -> Sequence[int]:
+    """The sizes that batches are padded to; none on a CPU, where a row that is not needed only costs."""
+    if settings.allowed_batch_sizes or device == "cpu":
+        return settings.allowed_batch_sizes
+    return _warm_sizes(settings)  # a GPU searches its kernels anew for every shape
 
 
 def _warm_sizes(settings: ModelSettings) -> list[int]:

@@ -118,8 +118,9 @@ class Golden(_Struct, frozen=True, kw_only=True):
     count: PositiveInt
     """Images in `golden.npz`: arrays `image`, `logits`, `probabilities`."""
     tolerances: dict[str, Annotated[float, msgspec.Meta(gt=0)]]
-    """Largest absolute difference of a probability that is accepted, by kind of device (`cpu`, `cuda`) or variant
-    (`int8`). The most probable class must be the same, unless the expected two best are closer than the tolerance."""
+    """Largest absolute difference of a probability that is accepted: by device (`cpu`, `cuda`, `tensorrt`) for what
+    computes in float32, by variant (`int8`) otherwise, or by both (`int8-cuda`), which comes first. The
+    most probable class must be the same, unless the expected two best are closer than the tolerance."""
 
 
 class Training(_Struct, frozen=True, kw_only=True):

@@ -81,7 +81,8 @@ def tolerance_for(manifest: Manifest, runtime: Runtime) -> float:
         ArtifactError: the manifest does not say.
     """
     tolerances = manifest.golden.tolerances
-    for kind in (runtime.variant, runtime.device):
+    same_arithmetic = runtime.variant in ("fp32", "optimized", "saved_model")
+    for kind in (f"{runtime.variant}-{runtime.device}", runtime.device if same_arithmetic else runtime.variant):
         if kind in tolerances:
             return tolerances[kind]
     raise ArtifactError(

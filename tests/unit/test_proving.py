@@ -12,6 +12,7 @@ from convserve import proving
 from convserve.arrays import Images
 from convserve.batching import Outputs
 from convserve.errors import ArtifactError
+from convserve.runtimes import Device
 from convserve.runtimes.onnx import OnnxRuntime
 from support import versions
 
@@ -77,7 +78,9 @@ def test_bad_golden_files_are_refused(directory: Path, arrays: dict[str, np.ndar
 class _Wrong:
     """A runtime that is right but for what the test makes wrong."""
 
-    provider, device, variant = "CPUExecutionProvider", "cpu", "fp32"
+    provider = "CPUExecutionProvider"
+    device: Device = "cpu"
+    variant = "fp32"
 
     def __init__(self, inner: OnnxRuntime, spoil: str) -> None:
         self._inner, self._spoil = inner, spoil
@@ -109,8 +112,8 @@ def test_wrong_answers_of_a_provider_are_found(directory: Path, spoil: str) -> N
 def test_a_device_without_a_tolerance_is_refused(directory: Path) -> None:
     """Nobody guesses how much a device may deviate."""
     manifest, runtime = load(directory)
-    runtime.device = "tpu"
-    with pytest.raises(ArtifactError, match="nothing for fp32 on tpu"):
+    runtime.device = "tensorrt"
+    with pytest.raises(ArtifactError, match="nothing for fp32 on tensorrt"):
         proving.tolerance_for(manifest, runtime)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from convserve.arrays import Images
 from convserve.batching import Outputs
+from convserve.errors import RuntimeNotInstalledError
 from convserve.manifest import Manifest
+
+Device: TypeAlias = Literal["cpu", "cuda", "tensorrt"]
+RuntimeName: TypeAlias = Literal["onnxruntime", "tensorflow"]
 
 
 class Runtime(Protocol):
@@ -15,10 +19,10 @@ class Runtime(Protocol):
 
     provider: str
     """The runtime's own name of what computes, such as `CPUExecutionProvider`."""
-    device: str
-    """`cpu` or `cuda`: which golden tolerance applies."""
+    device: Device
+    """What it computes on; decides about the golden tolerance."""
     variant: str
-    """Which of the version's files computes: `fp32` or `int8`."""
+    """Which of the version's files computes: `fp32`, `optimized`, `int8` or `saved_model`."""
 
     def run(self, images: Images) -> Outputs:
         """Compute a batch, uint8 [n, H, W, C]. The arrays returned have n rows."""
@@ -27,13 +31,31 @@ class Runtime(Protocol):
         """Free what the model holds."""
 
 
-class RuntimeFactory(Protocol):
-    """Builds the runtime of one version from its proved files."""
+def open_runtime(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    runtime: RuntimeName = "onnxruntime",
+    device: Device = "cpu",
+    variant: str = "fp32",
+    intra_op_threads: int = 1,
+) -> Runtime:
+    """Load a version whose digests were checked.
 
-    def __call__(self, directory: Path, manifest: Manifest) -> Runtime:
-        """Load a version.
+    Raises:
+        ArtifactError: a file is damaged, or is not the model that the manifest describes.
+        RuntimeNotInstalledError: the runtime or the device is missing; names the extra to install.
+    """
+    try:
+        if runtime == "tensorflow":
+            from convserve.runtimes.tensorflow import TensorFlowRuntime
 
-        Raises:
-            ArtifactError: a file is damaged, or is not the model that the manifest describes.
-            RuntimeNotInstalledError: the runtime or device is missing.
-        """
+            return TensorFlowRuntime(directory, manifest, device=device, intra_op_threads=intra_op_threads)
+        from convserve.runtimes.onnx import OnnxRuntime
+
+        return OnnxRuntime(directory, manifest, device=device, variant=variant, intra_op_threads=intra_op_threads)
+    except ModuleNotFoundError as error:
+        extra = "tensorflow" if runtime == "tensorflow" else "server"
+        raise RuntimeNotInstalledError(
+            f"runtime is {runtime!r}, and {error.name} is not installed; pip install 'convserve[{extra}]'"
+        ) from error

@@ -1,44 +1,78 @@
-"""onnxruntime. The only module that imports it."""
+"""onnxruntime, on a CPU or a GPU. The only module that imports it."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
 from convserve.arrays import Images
 from convserve.batching import Outputs
-from convserve.errors import ArtifactError
+from convserve.errors import ArtifactError, RuntimeNotInstalledError
 from convserve.manifest import INPUT_NAME, LOGITS_NAME, ONNX_FILE, PROBABILITIES_NAME, Manifest
+from convserve.runtimes import Device
 
 ort.set_default_logger_severity(3)  # errors only: its warnings speak to people who build graphs
+
+_PROVIDERS: dict[Device, tuple[str, dict[str, Any]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    # TF32 rounds to ten bits of mantissa, which no golden tolerance would forgive. The arena grows by what is needed,
+    # not by powers of two: several versions share a card.
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}),
+    "tensorrt": ("TensorrtExecutionProvider", {}),
+}
 
 
 class OnnxRuntime:
     """An ONNX model in an onnxruntime session."""
 
-    def __init__(self, directory: Path, manifest: Manifest, *, intra_op_threads: int) -> None:
-        """Load `model.onnx` of a version.
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        device: Device = "cpu",
+        variant: str = "fp32",
+        intra_op_threads: int = 1,
+    ) -> None:
+        """Load an ONNX file of a version.
 
         The bytes that are hashed are the bytes that are loaded: a file that changes in between changes nothing.
 
+        Args:
+            directory: the version's.
+            manifest: the version's.
+            device: what computes. Asking for a GPU and getting a CPU is an error.
+            variant: `fp32`, or one of the manifest's variants.
+            intra_op_threads: threads that compute one batch on a CPU.
+
         Raises:
             ArtifactError: the file is missing or altered, or its inputs and outputs are not what the manifest says.
+            RuntimeNotInstalledError: this onnxruntime, or this machine, does not have the device.
         """
-        path = directory / ONNX_FILE
-        content = _read_proved(path, manifest.files[ONNX_FILE])
+        path = directory / _file_of(variant, manifest)
+        content = _read_proved(path, manifest.files[path.name])
         options = ort.SessionOptions()
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if variant == "optimized":
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        provider, provider_options = _provider(device)
         try:
-            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(content, options, providers=[(provider, provider_options)])
         except Exception as error:  # onnxruntime raises a dozen classes of its own that share no base
             raise ArtifactError(f"{path}: onnxruntime cannot load it: {error}") from error
         self.provider: str = self._session.get_providers()[0]
-        self.device = "cpu"
-        self.variant = "fp32"
+        if self.provider != provider:
+            raise RuntimeNotInstalledError(
+                f"{path}: {provider} was asked for and onnxruntime fell back to {self.provider}; see its messages above"
+                " for the library or driver it misses"
+            )
+        self.device: Device = device
+        self.variant = variant
         _check_signature(path, self._session, manifest)
 
     def run(self, images: Images) -> Outputs:
@@ -49,6 +83,39 @@ class OnnxRuntime:
     def close(self) -> None:
         """Free the session."""
         del self._session
+
+
+def _file_of(variant: str, manifest: Manifest) -> str:
+    """The file that holds a variant.
+
+    Raises:
+        ArtifactError: the version does not have it.
+    """
+    if variant == "fp32":
+        return ONNX_FILE
+    if variant not in manifest.variants:
+        raise ArtifactError(
+            f"{manifest.model} version {manifest.version} has no variant {variant!r}; it has:"
+            f" {', '.join(['fp32', *manifest.variants])}"
+        )
+    return manifest.variants[variant]
+
+
+def _provider(device: Device) -> tuple[str, dict[str, Any]]:
+    """Name and options that onnxruntime has for a device.
+
+    Raises:
+        RuntimeNotInstalledError: this onnxruntime was built without it.
+    """
+    provider = _PROVIDERS[device]
+    if device != "cpu" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds the CUDA libraries that came as Python packages
+    if provider[0] not in ort.get_available_providers():
+        raise RuntimeNotInstalledError(
+            f"device is {device!r}, and this onnxruntime has only {', '.join(ort.get_available_providers())}; install"
+            " the GPU build in its place: pip uninstall onnxruntime && pip install 'convserve[gpu]'"
+        )
+    return provider
 
 
 def _read_proved(path: Path, expected: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from convserve.lifecycle import VersionState
 from convserve.manager import Manager
 from convserve.metrics import Metrics
 from convserve.registry import Registry
-from convserve.runtimes import RuntimeFactory
 from convserve.server import classification, models
 from convserve.server.health import SERVICE as HEALTH_SERVICE
 from convserve.server.health import Health
@@ -67,7 +65,7 @@ class Server:
         self._metrics.observe_registry(self._registry)
         self._guard = Guard(self._metrics)
         self._health = Health([classification.SERVICE, models.SERVICE])
-        self.manager = Manager(settings, self._registry, self._metrics, _runtime_factory(plan))
+        self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
         """Carries out admin methods in this process."""
         self._grpc: grpc.Server | None = None
         self._http: HttpServer | None = None
@@ -180,9 +178,3 @@ class Server:
         except RuntimeError as error:
             raise ConfigError(f"port: cannot listen on {address}; is another server running there?") from error
         return server
-
-
-def _runtime_factory(plan: CpuPlan) -> RuntimeFactory:
-    from convserve.runtimes.onnx import OnnxRuntime  # loading onnxruntime takes long and shows in `--help`
-
-    return functools.partial(OnnxRuntime, intra_op_threads=plan.intra_op_threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_a_preset_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "why"),
     [
         (["train", "nonsense"], "no preset 'nonsense'"),
-        (["train"], "which preset?"),
+        (["train"], r"which preset\?"),
         (["train", "mnist-deep", "--data-dir", "/nowhere"], "/nowhere: there is no such file or directory"),
         (["train", "mnist-deep", "--resume", "x", "--epochs", "3"], "leave out preset, epochs"),
         (["train", "--resume", "nowhere"], "nowhere: is not a run directory"),
@@ -61,11 +62,7 @@ def test_errors_are_one_line_and_exit_code_1(
     assert captured.out == ""
     assert captured.err.startswith("convtrain: error: ")
     assert captured.err.count("\n") == 1
-    pytest.raises(ValueError, _raise, captured.err).match(why)
-
-
-def _raise(text: str) -> None:
-    raise ValueError(text)
+    assert re.search(why, captured.err)
 
 
 def test_the_recorded_command_names_no_directories() -> None:
@@ -96,9 +93,7 @@ def test_what_needs_tensorflow_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it, the message names the extra."""
     backend._open.cache_clear()
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(
-        MissingExtraError, match=r"tensorflow, which is not installed: pip install 'convserve\[train\]'"
-    ):
+    with pytest.raises(MissingExtraError, match="tensorflow, which is not installed: pip install 'convserve"):
         backend.keras()
 
 

@@ -17,6 +17,7 @@ from convtrain.architectures import (
     GlobalPool,
     Layer,
     Normalization,
+    Padding,
     Pool,
     SeparableConv,
 )
@@ -62,9 +63,9 @@ def test_multiply_adds_are_weights_times_places() -> None:
         (2, 3, 1, "valid", 1, 0),
     ],
 )
-def test_output_length(length: int, window: int, stride: int, padding: str, dilation: int, expected: int) -> None:
+def test_output_length(length: int, window: int, stride: int, padding: Padding, dilation: int, expected: int) -> None:
     """valid: whole windows only; same: the length over the stride, rounded up."""
-    assert output_length(length, window, stride, msgspec.convert(padding, str), dilation) == expected  # type: ignore[arg-type]
+    assert output_length(length, window, stride, padding, dilation) == expected
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
 
 def test_label_smoothing_needs_one_hot_labels() -> None:
     """A smoothed target is no index."""
-    with pytest.raises(msgspec.ValidationError, match="label_smoothing is 0.1"):
+    with pytest.raises(msgspec.ValidationError, match="label_smoothing is"):
         msgspec.convert({"label_smoothing": 0.1}, Loss)
     assert msgspec.convert({"label_smoothing": 0.1, "labels": "one-hot"}, Loss).label_smoothing == 0.1
 

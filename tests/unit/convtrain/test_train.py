@@ -1,0 +1,158 @@
+"""Training on real digits: it learns, it stops cleanly, and it goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convtrain import train
+from convtrain.architectures import Architecture, Conv, Dense, Dropout, Flatten, Pool
+from convtrain.config import Augmentation, Loss, Sgd
+from convtrain.datasets import Dataset, cut_validation
+from convtrain.errors import RunError, TrainingError, TrainingInterruptedError
+from convtrain.files import read_arrays
+from convtrain.presets import Preset, find
+from convtrain.runs import Data, Run, RunRecord
+
+pytestmark = pytest.mark.training
+
+SMALL = find("mnist-deep").override(
+    architecture=Architecture(
+        layers=(Conv(filters=8, batch_norm=True), Pool(size=4), Flatten(), Dense(units=16), Dropout(rate=0.2))
+    ),
+    epochs=4,
+    batch_size=32,
+    validation_fraction=0.2,
+    augmentation=Augmentation(shift_pixels=1),
+)
+
+Start = Callable[..., tuple[Run, Data]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, mnist_sample: Dataset) -> Start:
+    """Makes a new run on the sample of MNIST."""
+
+    def make(name: str, preset: Preset = SMALL) -> tuple[Run, Data]:
+        data = Data(
+            mnist_sample, *cut_validation(mnist_sample.train, preset.training.validation_fraction, preset.training.seed)
+        )
+        record = RunRecord(
+            preset=preset,
+            data_dir=None,
+            check_digests=False,
+            limit=None,
+            command="",
+            labels=list(mnist_sample.labels),
+            dataset=data.describe(),
+        )
+        return Run.create(tmp_path / name, record), data
+
+    return make
+
+
+def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Press Ctrl-C in the middle of an epoch."""
+    whole = train._run_epoch
+
+    def partly(trainer: Any, config: Any, data: Data, epoch: int, advance: Any) -> Any:
+        if epoch == number:
+            steps = iter(range(3))
+
+            def press(amount: int, text: str | None = None) -> None:
+                if next(steps) == 2:
+                    raise KeyboardInterrupt
+
+            return whole(trainer, config, data, epoch, press)
+        return whole(trainer, config, data, epoch, advance)
+
+    monkeypatch.setattr(train, "_run_epoch", partly)
+
+
+def test_a_resumed_run_ends_like_an_unbroken_one(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are equal to the bit: order, augmentation, dropout, moments and batch statistics all go on."""
+    unbroken, data = start("unbroken")
+    history = train.train(unbroken, data)
+    broken, _ = start("broken")
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 3)
+        with pytest.raises(TrainingInterruptedError, match="2 of 4 epochs are saved, continue with --resume .*broken"):
+            train.train(broken, data)
+    assert not broken.weights_path.exists()
+    assert len(train.read_history(broken).epochs) == 2
+    resumed = train.train(broken, data)
+    strip = [(epoch.loss, epoch.validation_loss, epoch.validation_accuracy) for epoch in resumed.epochs]
+    assert strip == [(epoch.loss, epoch.validation_loss, epoch.validation_accuracy) for epoch in history.epochs]
+    expected = read_arrays(unbroken.weights_path)
+    for name, array in read_arrays(broken.weights_path).items():
+        np.testing.assert_array_equal(array, expected[name])
+    assert broken.history_path.read_text().count("\n") == 5
+
+
+def test_another_seed_gives_other_weights(start: Start) -> None:
+    """The seed is not decoration."""
+    first, data = start("first", SMALL.override(epochs=1))
+    second, _ = start("second", SMALL.override(epochs=1, seed=2))
+    train.train(first, data)
+    train.train(second, data)
+    assert first.weights_path.read_bytes() != second.weights_path.read_bytes()
+
+
+def test_the_weights_kept_are_those_of_the_best_epoch(start: Start) -> None:
+    """After steps too large to learn, the last epoch is not the best; the model that is loaded is."""
+    run, data = start("best", SMALL.override(epochs=4, learning_rate=0.05))
+    history = train.train(run, data)
+    best = max(epoch.validation_accuracy or 0 for epoch in history.epochs)
+    model = train.load_trained(run)
+    found = np.asarray(model(data.validation.images)["logits"]).argmax(axis=1)
+    assert float((found == data.validation.labels).mean()) == pytest.approx(best)
+
+
+def test_a_loss_of_nan_ends_training(start: Start) -> None:
+    """It says where, and what may help; what was saved before stays."""
+    preset = SMALL.override(optimizer=Sgd(learning_rate=1e30), architecture=Architecture(layers=(Flatten(),)))
+    run, data = start("nan", preset)
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) in epoch 1, step \d+; a lower --learning-rate"):
+        train.train(run, data)
+    assert not run.weights_path.exists()
+    with pytest.raises(RunError, match=r"weights\.npz: cannot be read"):
+        train.load_trained(run)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Loss(),
+        Loss(computed_from="probabilities"),
+        Loss(labels="one-hot", computed_from="probabilities"),
+        Loss(labels="one-hot", label_smoothing=0.1),
+    ],
+)
+def test_every_form_of_the_loss_learns(start: Start, loss: Loss) -> None:
+    """Digits are told apart far better than by chance, whichever way cross-entropy is written."""
+    run, data = start("loss", SMALL.override(loss=loss, epochs=3, optimizer=Sgd(learning_rate=0.05)))
+    assert (train.train(run, data).epochs[-1].validation_accuracy or 0) > 0.4
+
+
+def test_training_without_validation_keeps_the_last_epoch(start: Start) -> None:
+    """There is nothing to choose by."""
+    run, data = start("all", SMALL.override(validation_fraction=0.0, epochs=2))
+    history = train.train(run, data)
+    assert (history.best, history.epochs[-1].validation_accuracy) == (2, None)
+
+
+def test_a_checkpoint_of_another_network_is_refused(start: Start) -> None:
+    """Nothing is loaded by guess."""
+    run, data = start("one", SMALL.override(epochs=1))
+    train.train(run, data)
+    other, _ = start("other", SMALL.override(architecture=Architecture(layers=(Flatten(),))))
+    other.checkpoint_path.write_bytes(run.checkpoint_path.read_bytes())
+    with pytest.raises(RunError, match=r"checkpoint\.npz: holds \d+ arrays of the model, the network has"):
+        train.train(other, data)
+    other.checkpoint_path.write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"checkpoint\.npz: cannot be read"):
+        train.train(other, data)
