@@ -67,6 +67,11 @@ class LoadedVersion:
         """`mnist version 4`, for sentences."""
         return f"{self.manifest.model} version {self.manifest.version}"
 
+    @property
+    def users(self) -> int:
+        """Handles that are out."""
+        return self._users
+
     def acquire(self) -> None:
         """Count a borrower. Called by the registry while the version can still be found in it."""
         with self._unused:

@@ -1,0 +1,227 @@
+"""Thousands of concurrent callers against the real engine and batcher, with a runtime that misbehaves."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from convserve import errors
+from convserve import manifest as m
+from convserve.arrays import Images
+from convserve.batching import Batcher, BatchQueue, BatchTimes, Outputs, Priority, QueueLimits
+from convserve.engine import Engine, Request, Result
+from convserve.errors import ConvserveError
+from convserve.lifecycle import VersionState
+from convserve.registry import LoadedVersion, Registry, VersionStatus
+from convserve.runtimes import Device
+from support import versions
+
+
+class Moody:
+    """Answers each row with its own first four pixels; sometimes slow, sometimes broken."""
+
+    provider = "CPUExecutionProvider"
+    device: Device = "cpu"
+    variant = "fp32"
+
+    def __init__(self, seed: int, slow: float, broken: float) -> None:
+        self._random = random.Random(seed)
+        self._slow, self._broken = slow, broken
+        self.rows = 0
+
+    def run(self, images: Images) -> Outputs:
+        self.rows += len(images)
+        mood = self._random.random()
+        if mood < self._slow:
+            time.sleep(0.002)
+        elif mood < self._slow + self._broken:
+            raise RuntimeError("broken")
+        values = images[:, 0, :4, 0].astype(np.float32)
+        return Outputs(values, values)
+
+    def close(self) -> None:
+        pass
+
+
+class Silent:
+    """Counts drops."""
+
+    def __init__(self) -> None:
+        self.dropped: Counter[str] = Counter()
+
+    def batch_ran(self, run: object) -> None:
+        pass
+
+    def items_dropped(self, reason: str, items: int) -> None:
+        self.dropped[reason] += items
+
+    def batch_failed(self, error: BaseException) -> None:
+        pass
+
+
+def serve(directory: Path, runtime: Moody, **limits: float) -> tuple[Engine, LoadedVersion, Registry]:
+    """An engine with one version on this runtime."""
+    manifest, digest = m.read(directory)
+    times = BatchTimes({1: 1e-4, 8: 2e-4})
+    batcher = Batcher(
+        BatchQueue(QueueLimits(**limits), times.predict),  # type: ignore[arg-type]
+        runtime.run,
+        times=times,
+        observer=Silent(),
+        slots=2,
+    )
+    loaded = LoadedVersion(
+        manifest,
+        digest,
+        runtime,
+        batcher,
+        max_rows=64,
+        answered=lambda outputs: None,
+        compared=lambda version, answer, shadow: None,
+    )
+    registry = Registry()
+    batcher.start()
+    registry.publish(loaded, VersionStatus(VersionState.AVAILABLE))
+    return Engine(registry, max_image_pixels=10_000), loaded, registry
+
+
+EXPECTED = (errors.InternalError, errors.DeadlineError, errors.OverloadedError, errors.CancelledError)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32),
+    delay=st.sampled_from([0.0, 0.001]),
+    size=st.integers(1, 16),
+    slow=st.sampled_from([0.0, 0.1]),
+    broken=st.sampled_from([0.0, 0.05]),
+)
+def test_every_caller_gets_his_own_rows_or_one_error(
+    repository: Path, seed: int, delay: float, size: int, slow: float, broken: float
+) -> None:
+    """Random sizes, deadlines, cancellations and priorities; nothing hangs, and the accounts return to zero."""
+    runtime = Moody(seed, slow, broken)
+    engine, loaded, _ = serve(
+        repository / "stripes/1", runtime, max_batch_size=size, max_queue_delay=delay, max_queue_rows=128
+    )
+    outcomes: Counter[str] = Counter()
+    wrong: list[str] = []
+    callers, calls = 16, 60
+
+    def call(caller: int) -> None:
+        rng = random.Random(seed * 1000 + caller)
+        numpy_rng = np.random.default_rng(rng.getrandbits(32))
+        for _ in range(calls):
+            images = numpy_rng.integers(0, 256, (rng.randint(1, 12), 8, 8, 1), dtype=np.uint8)
+            done = threading.Event()
+            answers: list[Result | ConvserveError] = []
+
+            def reply(
+                outcome: Result | ConvserveError,
+                answers: list[Result | ConvserveError] = answers,
+                done: threading.Event = done,
+            ) -> None:
+                answers.append(outcome)
+                done.set()
+
+            request = Request(
+                "stripes",
+                images,
+                "packed",
+                deadline=time.monotonic() + rng.choice([0.0005, 0.01, math.inf]),
+                priority=rng.choice(list(Priority)),
+            )
+            try:
+                ticket = engine.submit(request, reply)
+            except EXPECTED as error:
+                outcomes[type(error).__name__] += 1
+                continue
+            if rng.random() < 0.1:
+                ticket.cancel()
+            if not done.wait(30):
+                wrong.append("hung")
+                return
+            (outcome,) = answers
+            if isinstance(outcome, ConvserveError):
+                if not isinstance(outcome, EXPECTED):
+                    wrong.append(repr(outcome))
+                outcomes[type(outcome).__name__] += 1
+            else:
+                outcomes["answered"] += 1
+                if not np.array_equal(outcome.outputs.probabilities, images[:, 0, :4, 0].astype(np.float32)):
+                    wrong.append("somebody else's rows, or a wrong order")
+                if sum(run.item_rows for run in outcome.runs) != len(images):
+                    wrong.append("the batches do not add up")
+
+    threads = [threading.Thread(target=call, args=(caller,)) for caller in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    assert outcomes.total() == callers * calls
+    assert outcomes["answered"] > 0
+    assert loaded.unload(5) == 0
+    assert (loaded.batcher.waiting_rows, loaded.batcher.in_flight_rows, loaded.users) == (0, 0, 0)
+
+
+def test_a_version_is_not_freed_while_somebody_holds_it(repository: Path) -> None:
+    """Unloading waits for the last borrower."""
+    engine, loaded, registry = serve(repository / "stripes/1", Moody(0, 0, 0), max_batch_size=4)
+    assert engine is not None
+    held = registry.borrow("stripes", None)
+    registry.withdraw("stripes", 1)
+    unloading = threading.Thread(target=loaded.unload, args=(30,))
+    unloading.start()
+    unloading.join(0.2)
+    assert unloading.is_alive()
+    held.release()
+    unloading.join(10)
+    assert not unloading.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((1, 8, 8), np.uint8), "images are 1×8×8; stripes version 1 takes 8×8×1"),
+        (np.zeros((65, 8, 8, 1), np.uint8), "65 images came; one request takes 1 to 64"),
+        ([], "0 images came"),
+        ([b"junk"], "field[0]"),
+    ],
+)
+def test_bad_images_are_refused_and_nothing_is_held(repository: Path, images: object, message: str) -> None:
+    """The handle is given back when a request is refused."""
+    engine, loaded, _ = serve(repository / "stripes/1", Moody(0, 0, 0), max_batch_size=4)
+    with pytest.raises(errors.InvalidRequestError) as refused:
+        engine.submit(Request("stripes", images, "field"), lambda outcome: None)  # type: ignore[arg-type]
+    assert message in str(refused.value)
+    assert loaded.users == 0
+    loaded.unload(5)
+
+
+def test_image_files_come_back_with_what_was_done(repository: Path) -> None:
+    """Decoding steps travel with the result."""
+    import io
+
+    from PIL import Image
+
+    engine, loaded, _ = serve(repository / "stripes/1", Moody(0, 0, 0), max_batch_size=4)
+    file = io.BytesIO()
+    Image.fromarray(versions.random_images(1)[0, :, :, 0]).resize((16, 16)).save(file, "PNG")
+    answers: list[Result | ConvserveError] = []
+    done = threading.Event()
+    engine.submit(Request("stripes", [file.getvalue()], "f"), lambda outcome: (answers.append(outcome), done.set())[0])  # type: ignore[func-returns-value]
+    assert done.wait(10)
+    (result,) = answers
+    assert isinstance(result, Result)
+    assert "resized 16x16 to 8x8" in result.decoding[0]
+    loaded.unload(5)
