@@ -102,7 +102,7 @@ class Engine:
                 version.release()
                 if isinstance(outcome, Outputs):
                     done(Result(version, outcome, decoding, runs))
-                    version.answered(outcome)
+                    version.drift.note(pixels, outcome)
                     if request.version is None and not request.alias:
                         self._compare_with_shadow(version, request.request_id, pixels, outcome)
                 else:

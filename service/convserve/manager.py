@@ -13,6 +13,7 @@ from convserve import manifest as manifests
 from convserve import proving, repository
 from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
 from convserve.config import ModelSettings, Settings
+from convserve.drift import Drift
 from convserve.errors import (
     ArtifactError,
     InvalidRequestError,
@@ -261,7 +262,7 @@ class Manager:
         """Put a batcher around a proved runtime."""
         max_rows = settings.max_queue_rows or 16 * settings.max_batch_size
         limits = QueueLimits(settings.max_batch_size, settings.max_queue_delay, max_rows, settings.max_queue_bytes)
-        observer = VersionMetrics(self._metrics, manifest.model, manifest.version, manifest.labels)
+        observer = VersionMetrics(self._metrics, manifest.model, manifest.version)
         batcher = Batcher(
             BatchQueue(limits, times.predict),
             runtime.run,
@@ -278,7 +279,7 @@ class Manager:
             runtime,
             batcher,
             max_rows=max_rows,
-            answered=observer.answered,
+            drift=Drift(manifest.statistics),
             compared=observer.compared,
         )
 

@@ -5,20 +5,21 @@ Labels are bounded: `model` and `version` name what the repository holds, never 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from convserve.batching import BatchRun, Outputs
+from convserve.drift import CONFIDENCE_BOUNDS
 from convserve.host import CpuPlan
 from convserve.lifecycle import VersionState
 from convserve.registry import Registry
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-_CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which no query of ours reads
 
@@ -85,16 +86,6 @@ class Metrics:
             (*labels, "reason"),
             registry=registry,
         )
-        self.predictions = Counter(
-            "convserve_predictions", "Images by the class found most probable.", (*labels, "label"), registry=registry
-        )
-        self.confidence = Histogram(
-            "convserve_prediction_confidence",
-            "Probability of the most probable class.",
-            labels,
-            buckets=_CONFIDENCE,
-            registry=registry,
-        )
         self.shadow_rows = Counter(
             "convserve_shadow_rows",
             "Images that a shadow version answered too, by whether its most probable class was the same.",
@@ -123,8 +114,8 @@ class Metrics:
 class VersionMetrics:
     """The metrics of one version, its labels bound once; what a batcher reports to."""
 
-    def __init__(self, metrics: Metrics, model: str, version: int, labels: list[str]) -> None:
-        """Bind the labels; `labels` are the model's classes."""
+    def __init__(self, metrics: Metrics, model: str, version: int) -> None:
+        """Bind the labels."""
         bound = (model, str(version))
         self._model, self._version = model, version
         self._rows = metrics.rows.labels(*bound)
@@ -134,13 +125,11 @@ class VersionMetrics:
         self._batch_rows = metrics.batch_rows.labels(*bound)
         self._padding = metrics.batch_padding_rows.labels(*bound)
         self._failures = metrics.batch_failures.labels(*bound)
-        self._confidence = metrics.confidence.labels(*bound)
         self._batches: Callable[[str], Counter] = lambda reason: metrics.batches.labels(*bound, reason)
         self._dropped: Callable[[str], Counter] = lambda reason: metrics.dropped.labels(*bound, reason)
         self._shadow: Callable[[int, str], Counter] = lambda number, result: metrics.shadow_rows.labels(
             *bound, str(number), result
         )
-        self._classes = [metrics.predictions.labels(*bound, label) for label in labels]
 
     def batch_ran(self, run: BatchRun) -> None:
         """Count a batch."""
@@ -161,14 +150,6 @@ class VersionMetrics:
         self._failures.inc()
         log.error("batch failed", model=self._model, version=self._version, exc_info=error)
 
-    def answered(self, outputs: Outputs) -> None:
-        """Count the classes and confidences of an answer."""
-        for index, confidence in zip(
-            outputs.probabilities.argmax(1).tolist(), outputs.probabilities.max(1).tolist(), strict=True
-        ):
-            self._classes[index].inc()
-            self._confidence.observe(confidence)
-
     def compared(self, shadow_version: int, answer: Outputs, shadow: Outputs) -> None:
         """Count the images on which a shadow version agrees, and those on which it does not."""
         same = int((answer.probabilities.argmax(1) == shadow.probabilities.argmax(1)).sum())
@@ -182,7 +163,7 @@ class _RegistryCollector:
     def __init__(self, models: Registry) -> None:
         self._models = models
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
         states = GaugeMetricFamily("convserve_versions", "Versions by state.", labels=("model", "state"))
         info = GaugeMetricFamily(
@@ -207,3 +188,31 @@ class _RegistryCollector:
             waiting.add_metric(labels, loaded.batcher.waiting_rows)
             running.add_metric(labels, loaded.batcher.in_flight_rows)
         yield from (states, info, waiting, running)
+        yield from self._answers()
+
+    def _answers(self) -> Iterator[Metric]:
+        """What the versions answered, and how far that is from what they were trained on."""
+        labels = ("model", "version")
+        predictions = CounterMetricFamily(
+            "convserve_predictions", "Images by the class found most probable.", labels=(*labels, "label")
+        )
+        confidence = HistogramMetricFamily(
+            "convserve_prediction_confidence", "Probability of the most probable class.", labels=labels
+        )
+        stability = GaugeMetricFamily(
+            "convserve_drift_stability_index",
+            "Population stability index against the training images: of the images' mean and standard deviation, and of"
+            " the classes found. Below 0.1 is stable, above 0.25 is a shift.",
+            labels=(*labels, "feature"),
+        )
+        for loaded in self._models.loaded():
+            bound = (loaded.manifest.model, str(loaded.manifest.version))
+            seen = loaded.drift.seen()
+            for label, count in zip(loaded.manifest.labels, seen.classes, strict=True):
+                predictions.add_metric((*bound, label), count)
+            cumulative = list(itertools.accumulate(seen.confidence))
+            buckets = [(str(bound_), count) for bound_, count in zip(CONFIDENCE_BOUNDS, cumulative, strict=True)]
+            confidence.add_metric(bound, [*buckets, ("+Inf", cumulative[-1])], seen.confidence_sum)
+            for feature, value in seen.stability.items():
+                stability.add_metric((*bound, feature), value)
+        yield from (predictions, confidence, stability)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from convserve.batching import Batcher, Outputs
+from convserve.drift import Drift
 from convserve.errors import NotFoundError, UnavailableError, VersionNotAvailableError
 from convserve.lifecycle import VersionState
 from convserve.manifest import Manifest
@@ -38,7 +39,7 @@ class LoadedVersion:
         batcher: Batcher,
         *,
         max_rows: int,
-        answered: Callable[[Outputs], None],
+        drift: Drift,
         compared: Callable[[int, Outputs, Outputs], None],
     ) -> None:
         """Bind what belongs together.
@@ -49,7 +50,7 @@ class LoadedVersion:
             runtime: what computes.
             batcher: how requests reach it.
             max_rows: the most images one request may bring.
-            answered: told the outputs of every request that got an answer.
+            drift: told every answered request.
             compared: told a shadow version's number, this version's outputs, and the shadow's for the same images.
         """
         self.manifest = manifest
@@ -57,7 +58,7 @@ class LoadedVersion:
         self.runtime = runtime
         self.batcher = batcher
         self.max_rows = max_rows
-        self.answered = answered
+        self.drift = drift
         self.compared = compared
         self._users = 0
         self._unused = threading.Condition()

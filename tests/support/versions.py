@@ -104,8 +104,8 @@ def seal(directory: Path, model: str = "stripes", version: int = 1) -> None:
             statistics=m.InputStatistics(
                 channel_mean=[127.5],
                 channel_std=[73.9],
-                image_mean_histogram=[1.0],
-                image_std_histogram=[1.0],
+                image_mean_histogram=[0.0] * 15 + [0.5] * 2 + [0.0] * 15,
+                image_std_histogram=[0.0] * 17 + [0.5] * 2 + [0.0] * 13,
                 class_share=[0.25] * 4,
             ),
             frameworks={"onnxruntime": ort.__version__},

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import versions
 
 from convserve import errors
 from convserve import manifest as m
 from convserve.arrays import Images
 from convserve.batching import Batcher, BatchQueue, BatchTimes, Outputs, Priority, QueueLimits
+from convserve.drift import Drift
 from convserve.engine import Engine, Request, Result
 from convserve.errors import ConvserveError
 from convserve.lifecycle import VersionState
 from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.runtimes import Device
-from support import versions
 
 
 class Moody:
@@ -85,7 +86,7 @@ def serve(directory: Path, runtime: Moody, **limits: float) -> tuple[Engine, Loa
         runtime,
         batcher,
         max_rows=64,
-        answered=lambda outputs: None,
+        drift=Drift(manifest.statistics),
         compared=lambda version, answer, shadow: None,
     )
     registry = Registry()

@@ -76,6 +76,8 @@ def test_cgroup_v1(tmp_path: Path) -> None:
     ("workers", "threads", "planned"),
     [("auto", 0, (8, 1)), (1, 0, (1, 8)), (3, 0, (3, 2)), (16, 0, (16, 1)), ("auto", 4, (8, 4)), (2, 1, (2, 1))],
 )
-def test_cores_are_shared_out(tmp_path: Path, workers: int | Literal["auto"], threads: int, planned: tuple[int, int]) -> None:
+def test_cores_are_shared_out(
+    tmp_path: Path, workers: int | Literal["auto"], threads: int, planned: tuple[int, int]
+) -> None:
     """`auto` and 0 decide; a number is obeyed."""
     assert host.plan(host.inspect(tmp_path), workers, threads) == host.CpuPlan(*planned)

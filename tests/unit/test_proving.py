@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import versions
 
 from convserve import manifest as m
 from convserve import proving
@@ -14,7 +15,6 @@ from convserve.batching import Outputs
 from convserve.errors import ArtifactError
 from convserve.runtimes import Device
 from convserve.runtimes.onnx import OnnxRuntime
-from support import versions
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_graph_with_other_outputs_is_refused(directory: Path) -> None:
 
 
 def test_a_file_that_is_no_model_is_refused(directory: Path) -> None:
-    """onnxruntime's error is passed on under the file's name."""
+    """The error of onnxruntime is passed on under the file's name."""
     (directory / m.ONNX_FILE).write_bytes(b"not a model")
     versions.seal(directory)
     with pytest.raises(ArtifactError, match=r"model\.onnx: onnxruntime cannot load it"):

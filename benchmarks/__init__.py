@@ -1,0 +1,1 @@
+"""Side-by-side measurements: everything that is compared runs in one run, alternating, several times."""

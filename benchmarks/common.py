@@ -1,0 +1,160 @@
+"""What every benchmark shares: servers in their own process and core, h2load, medians and spread, conditions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+SERVER_CORE, CLIENT_CORE = 0, 1
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server under measurement."""
+
+    name: str
+    command: Sequence[str]
+    """Prints one JSON line with `grpc_port` when it is ready."""
+
+
+@dataclass
+class Running:
+    """A peer's process."""
+
+    pid: int
+    port: int
+    seconds_to_ready: float
+
+    def cpu_seconds(self) -> float:
+        """CPU time used by the process so far, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mb(self) -> float:
+        """Resident memory in MB."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@contextmanager
+def running(peer: Peer) -> Iterator[Running]:
+    """Start a peer on the server's core and wait until it is ready."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        ["taskset", "-c", str(SERVER_CORE), *peer.command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{peer.name} did not get ready: {' '.join(peer.command)}")
+        yield Running(process.pid, json.loads(line)["grpc_port"], time.perf_counter() - started)
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+@dataclass(frozen=True)
+class Load:
+    """A closed loop: `connections` times `streams` requests in flight."""
+
+    connections: int
+    streams: int
+    requests: int
+
+
+def h2load(port: int, path: str, message: bytes, load: Load) -> dict[str, float]:
+    """Send the same unary request again and again. Returns requests per second and latency quantiles in seconds.
+
+    h2load counts HTTP answers and does not look at grpc-status: compare with the server's own counters.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder, "body"), Path(folder, "log")
+        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        command = ["taskset", "-c", str(CLIENT_CORE), "h2load", "-n", str(load.requests), "-c", str(load.connections)]
+        command += ["-m", str(load.streams), "-d", str(body), f"--log-file={log}"]
+        command += ["-H", "content-type: application/grpc", "-H", "te: trailers", f"http://127.0.0.1:{port}{path}"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+        rate = re.search(r"finished in .*?, ([\d.]+) req/s", ended.stdout)
+        good = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", ended.stdout)
+        if rate is None or good is None or int(good[1]) != load.requests:
+            raise RuntimeError(f"h2load did not get all answers:\n{ended.stdout}")
+        micros = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines())
+    return {
+        "requests_per_second": float(rate[1]),
+        "p50_seconds": micros[len(micros) // 2] / 1e6,
+        "p99_seconds": micros[int(len(micros) * 0.99)] / 1e6,
+    }
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median, and spread as half the range over the median."""
+    middle = statistics.median(values)
+    return {
+        "median": middle,
+        "spread": (max(values) - min(values)) / 2 / middle if middle else 0.0,
+        "runs": len(values),
+    }
+
+
+def conditions() -> dict[str, Any]:
+    """What a reader has to know about the machine and the software."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit.stdout.strip(),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load_average_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("grpcio", "onnxruntime", "numpy", "protobuf")},
+        "server_core": SERVER_CORE,
+        "client_core": CLIENT_CORE,
+    }
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Keep a result with its conditions."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return path
+
+
+def need(program: str, package: str) -> None:
+    """End with a sentence when a program is missing."""
+    if shutil.which(program) is None:
+        sys.exit(f"{program} is not installed; on Debian: apt-get install {package}")

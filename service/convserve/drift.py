@@ -1,0 +1,123 @@
+"""What a version is asked and what it answers, against what it was trained on: classes, confidence, and pixels.
+
+Requests only leave their arrays here; they are counted together, some hundred requests at a time and at every scrape,
+with a few NumPy calls for all of them.
+
+The population stability index compares two histograms p (now) and q (training): the sum of (p - q) · ln(p / q). By
+common usage below 0.1 is stable, above 0.25 is a shift worth a look.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from convserve.arrays import Images
+from convserve.batching import Outputs
+from convserve.manifest import InputStatistics
+
+CONFIDENCE_BOUNDS = tuple(step / 20 for step in range(1, 21))
+"""Upper bounds of the confidence histogram's buckets."""
+
+_SETTLE_EVERY = 256
+"""Requests that are counted together."""
+_SAMPLED_IMAGES = 256
+"""Images of each such lot whose pixels are looked at."""
+_WINDOW_IMAGES = 20_000
+"""When so many images are in a histogram, what it holds is halved: older ones count less and less."""
+_FEWEST_IMAGES = 500
+"""With fewer, the index is noise and is not shown."""
+_SMOOTHING = 1e-4
+"""Share that an empty bin counts as, or one image in a new place would make the index infinite."""
+
+Counts = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was counted so far."""
+
+    classes: list[int]
+    """Images by most probable class."""
+    confidence: list[int]
+    """Images by probability of that class, in the buckets of `CONFIDENCE_BOUNDS`; not cumulative."""
+    confidence_sum: float
+    """Sum of those probabilities."""
+    stability: dict[str, float]
+    """Population stability index of `image_mean`, `image_std` and `class`; empty while too few images were seen."""
+
+
+class Drift:
+    """Counts for one version. Thread-safe."""
+
+    def __init__(self, training: InputStatistics) -> None:
+        """Compare with the statistics in the manifest."""
+        self._training = {
+            "image_mean": np.array(training.image_mean_histogram),
+            "image_std": np.array(training.image_std_histogram),
+            "class": np.array(training.class_share),
+        }
+        self._now = {name: np.zeros(len(share)) for name, share in self._training.items()}
+        self._classes = np.zeros(len(training.class_share), np.int64)
+        self._confidence = np.zeros(len(CONFIDENCE_BOUNDS), np.int64)
+        self._confidence_sum = 0.0
+        self._waiting: list[tuple[Images, Outputs]] = []
+        self._lock = threading.Lock()
+
+    def note(self, images: Images, outputs: Outputs) -> None:
+        """Take note of an answered request: uint8 [n, H, W, C] and its outputs."""
+        self._waiting.append((images, outputs))
+        if len(self._waiting) >= _SETTLE_EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what waits."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            if not waiting:
+                return
+            probabilities = np.concatenate([outputs.probabilities for _, outputs in waiting])
+            confidence = probabilities.max(axis=1)
+            classes = np.bincount(probabilities.argmax(axis=1), minlength=len(self._classes))
+            buckets = np.searchsorted(CONFIDENCE_BOUNDS, confidence).clip(max=len(CONFIDENCE_BOUNDS) - 1)
+            self._classes += classes
+            self._confidence += np.bincount(buckets, minlength=len(CONFIDENCE_BOUNDS))
+            self._confidence_sum += float(confidence.sum())
+            pixels = _sample([images for images, _ in waiting]).astype(np.float32)
+            means, deviations = pixels.mean(axis=(1, 2, 3)), pixels.std(axis=(1, 2, 3))
+            self._add("image_mean", np.histogram(means, len(self._now["image_mean"]), (0, 255))[0])
+            self._add("image_std", np.histogram(deviations, len(self._now["image_std"]), (0, 128))[0])
+            self._add("class", classes)
+
+    def seen(self) -> Seen:
+        """Everything counted so far, what waits included."""
+        self.settle()
+        with self._lock:
+            stability = {
+                name: stability_index(self._now[name], self._training[name])
+                for name in self._now
+                if self._now[name].sum() >= _FEWEST_IMAGES
+            }
+            return Seen(self._classes.tolist(), self._confidence.tolist(), self._confidence_sum, stability)
+
+    def _add(self, name: str, counts: npt.NDArray[np.int64]) -> None:
+        now = self._now[name]
+        now += counts
+        if now.sum() > _WINDOW_IMAGES:
+            now /= 2
+
+
+def stability_index(now: Counts, training: Counts) -> float:
+    """Population stability index of a histogram of counts against one of shares; both have the same bins."""
+    p, q = (np.maximum(share / share.sum(), _SMOOTHING) for share in (now, training))
+    return float(np.sum((p - q) * np.log(p / q)))
+
+
+def _sample(lots: Sequence[Images]) -> Images:
+    """At most `_SAMPLED_IMAGES` images, taken evenly from the requests."""
+    each = max(1, _SAMPLED_IMAGES // len(lots))
+    return np.concatenate([images[:each] for images in lots])
