@@ -103,6 +103,11 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     """Bytes of one gRPC message, in either direction. gRPC's own default is 4 MiB; a client must raise its side too."""
     max_image_pixels: Count = 25_000_000
     """Pixels of one encoded image, judged by its header before anything is decoded."""
+    max_connection_age: Seconds = 600.0
+    """Seconds after which a connection is asked to close and to open anew, so that callers spread over new workers and
+    replicas. 0: never."""
+    max_connection_age_grace: Seconds = 60.0
+    """Seconds that calls on such a connection get to finish; shorter than a request takes would cut it."""
     max_concurrent_requests: Count = 256
     """Requests that one worker handles at the same time, each on a thread of its own; more wait in line."""
 

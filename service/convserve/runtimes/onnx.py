@@ -85,6 +85,11 @@ class OnnxRuntime:
         del self._session
 
 
+def available_providers() -> list[str]:
+    """What this onnxruntime was built for, best first."""
+    return list(ort.get_available_providers())
+
+
 def _file_of(variant: str, manifest: Manifest) -> str:
     """The file that holds a variant.
 

@@ -14,7 +14,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import convserve
-from convserve.config import Settings
+from convserve.config import LimitSettings, Settings
 from convserve.engine import Engine
 from convserve.errors import ArtifactError, ConfigError
 from convserve.host import CpuPlan
@@ -158,6 +158,7 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
                 ("grpc.max_send_message_length", settings.limits.max_message_bytes),
+                *_connection_age(settings.limits),
                 # Off when alone, or a second server would share the port without a word.
                 ("grpc.so_reuseport", 0 if self._place is None else 1),
             ],
@@ -178,3 +179,12 @@ class Server:
         except RuntimeError as error:
             raise ConfigError(f"port: cannot listen on {address}; is another server running there?") from error
         return server
+
+
+def _connection_age(limits: LimitSettings) -> list[tuple[str, int]]:
+    if not limits.max_connection_age:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(limits.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(limits.max_connection_age_grace * 1000)),
+    ]
