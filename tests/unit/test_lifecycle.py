@@ -63,3 +63,37 @@ def test_an_older_version_comes_back_when_the_newest_is_deleted() -> None:
     """Deleting the newest version is a rollback: the older one is proved, then the deleted one unloads."""
     assert next_action({1: "a"}, known(v1=UNLOADED, v2=AVAILABLE), LATEST) == Load(1)
     assert next_action({1: "a"}, known(v1=AVAILABLE, v2=AVAILABLE), LATEST) == Unload(2)
+
+
+def test_the_old_latest_stays_while_the_new_one_has_failed() -> None:
+    """Also when another wanted version, one with an alias, is available."""
+    policy = VersionPolicy(pinned=frozenset({2}))
+    found = {2: "a", 3: "a", 4: "a"}
+    assert next_action(found, known(v2=AVAILABLE, v3=AVAILABLE, v4=FAILED), policy) is None
+    assert next_action(found, known(v2=AVAILABLE, v3=AVAILABLE, v4=AVAILABLE), policy) == Unload(3)
+
+
+def test_held_versions_are_not_wanted() -> None:
+    """What an administrator unloaded stays so; the policy goes on with the next one."""
+    assert VersionPolicy(held=frozenset({3})).wanted([1, 2, 3]) == [2]
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("latest", VersionPolicy()),
+        ("latest:3", VersionPolicy(latest=3)),
+        ("all", VersionPolicy(all=True)),
+        ("specific:2,5", VersionPolicy(specific=(2, 5))),
+    ],
+)
+def test_policies_are_read(text: str, policy: VersionPolicy) -> None:
+    """Four forms."""
+    assert VersionPolicy.parse(text) == policy
+
+
+@pytest.mark.parametrize("text", ["", "newest", "latest:0", "latest:x", "specific", "specific:", "all:1", "latest:1,2"])
+def test_other_policies_are_refused(text: str) -> None:
+    """With the forms there are."""
+    with pytest.raises(ValueError, match="it must be latest, latest:N, all or specific:N,N"):
+        VersionPolicy.parse(text)
