@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help serve test lint generate pins train clean
+.PHONY: help serve test test-gpu lint bench generate pins train clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,13 @@ lint: .venv/dev ## Check style, types, import directions and protos
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
+
+test-gpu: .venv/dev ## Run the checks that need a CUDA device (install onnxruntime-gpu in place of onnxruntime first)
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: .venv/dev ## Measure against raw onnxruntime and bare grpcio; results go to benchmarks/results
+	$(BIN)/python -m benchmarks.throughput $(ARGS)
+	$(BIN)/python -m benchmarks.overload
 
 generate: ## Generate the Python code of protos/ into service/
 	protos/generate.sh

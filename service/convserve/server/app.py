@@ -63,7 +63,7 @@ class Server:
         self._metrics.show_plan(plan)
         self._registry = Registry()
         self._metrics.observe_registry(self._registry)
-        self._guard = Guard(self._metrics)
+        self._guard = Guard(self._metrics, settings.limits.max_concurrent_requests)
         self._health = Health([classification.SERVICE, models.SERVICE])
         self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
         """Carries out admin methods in this process."""

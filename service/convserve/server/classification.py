@@ -47,7 +47,7 @@ class ClassificationServicer:
             SERVICE,
             {
                 "Classify": grpc.unary_unary_rpc_method_handler(
-                    guard.waiting("convserve.v1", "Classify", self.classify),
+                    guard.waiting("convserve.v1", "Classify", self.classify, lambda request: request.model),
                     request_deserializer=pb.ClassifyRequest.FromString,
                     response_serializer=pb.ClassifyResponse.SerializeToString,
                 )

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from convserve.clock import monotonic
 from convserve.errors import ConvserveError, DeadlineError, UnavailableError
 from convserve.metrics import Metrics
+from convserve.server.shares import Shares
 from convserve.server.status import REQUEST_ID_KEY, code_of, status_of
 
 log = structlog.get_logger(__name__)
@@ -59,9 +60,10 @@ StartMethod: TypeAlias = Callable[[Q, Call, Reply[A]], Cancel]
 class Guard:
     """Wraps methods for the synchronous server, and counts the calls under way."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        """Count on `metrics`."""
+    def __init__(self, metrics: Metrics, threads: int) -> None:
+        """Count on `metrics`; the server has so many threads."""
         self._metrics = metrics
+        self._shares = Shares(threads)
         self._lock = threading.Lock()
         self._active = 0
         self._draining = False
@@ -84,15 +86,21 @@ class Guard:
         while monotonic() < min(give_up, self._last_refused + quiet_seconds):
             time.sleep(quiet_seconds / 10)
 
-    def waiting(self, api: str, method: str, start: StartMethod[Q, A]) -> Callable[[Q, grpc.ServicerContext], A]:
-        """Wrap a method whose answer comes later: the call's thread waits for it, no longer than the deadline."""
+    def waiting(
+        self, api: str, method: str, start: StartMethod[Q, A], model_of: Callable[[Q], str]
+    ) -> Callable[[Q, grpc.ServicerContext], A]:
+        """Wrap a method whose answer comes later: the call's thread waits for it, no longer than the deadline.
+
+        `model_of` tells which model a request is for; when threads run short they are shared out by it.
+        """
 
         def answer(request: Q, call: Call, context: grpc.ServicerContext) -> A:
-            slot = _Slot[A]()
-            cancel = start(request, call, slot.put)
-            if not context.add_callback(cancel):
-                cancel()
-            return slot.wait(call.deadline)
+            with self._shares.hold(model_of(request)):
+                slot = _Slot[A]()
+                cancel = start(request, call, slot.put)
+                if not context.add_callback(cancel):
+                    cancel()
+                return slot.wait(call.deadline)
 
         return self._wrap(api, method, answer)
 
