@@ -20,10 +20,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
+from convserve.devices import Device, RuntimeName
 from convserve.errors import ConfigError
 from convserve.lifecycle import VersionPolicy
 from convserve.routing import check_alias
-from convserve.runtimes import Device, RuntimeName
 
 ENV_PREFIX = "CONVSERVE_"
 

@@ -13,6 +13,7 @@ from convserve import manifest as manifests
 from convserve import proving, repository
 from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
 from convserve.config import ModelSettings, Settings
+from convserve.devices import Device
 from convserve.drift import Drift
 from convserve.errors import (
     ArtifactError,
@@ -26,7 +27,7 @@ from convserve.metrics import Metrics, VersionMetrics
 from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.repository import FoundVersion
 from convserve.routing import Routes, check_alias
-from convserve.runtimes import Device, Runtime, open_runtime
+from convserve.runtimes import Runtime, open_runtime
 
 log = structlog.get_logger(__name__)
 

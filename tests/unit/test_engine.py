@@ -19,12 +19,12 @@ from convserve import errors
 from convserve import manifest as m
 from convserve.arrays import Images
 from convserve.batching import Batcher, BatchQueue, BatchTimes, Outputs, Priority, QueueLimits
+from convserve.devices import Device
 from convserve.drift import Drift
 from convserve.engine import Engine, Request, Result
 from convserve.errors import ConvserveError
 from convserve.lifecycle import VersionState
 from convserve.registry import LoadedVersion, Registry, VersionStatus
-from convserve.runtimes import Device
 
 
 class Moody:

@@ -12,8 +12,8 @@ from convserve import manifest as m
 from convserve import proving
 from convserve.arrays import Images
 from convserve.batching import Outputs
+from convserve.devices import Device
 from convserve.errors import ArtifactError
-from convserve.runtimes import Device
 from convserve.runtimes.onnx import OnnxRuntime
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 from convserve.arrays import Images
 from convserve.batching import Outputs
+from convserve.devices import Device, RuntimeName
 from convserve.errors import RuntimeNotInstalledError
 from convserve.manifest import Manifest
-
-Device: TypeAlias = Literal["cpu", "cuda", "tensorrt"]
-RuntimeName: TypeAlias = Literal["onnxruntime", "tensorflow"]
 
 
 class Runtime(Protocol):

@@ -10,9 +10,9 @@ import onnxruntime as ort
 
 from convserve.arrays import Images
 from convserve.batching import Outputs
+from convserve.devices import Device
 from convserve.errors import ArtifactError, RuntimeNotInstalledError
 from convserve.manifest import INPUT_NAME, LOGITS_NAME, ONNX_FILE, PROBABILITIES_NAME, Manifest
-from convserve.runtimes import Device
 
 ort.set_default_logger_severity(3)  # errors only: its warnings speak to people who build graphs
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from convserve.arrays import Images
 from convserve.batching import Outputs
+from convserve.devices import Device
 from convserve.errors import ArtifactError, RuntimeNotInstalledError
 from convserve.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME, Manifest, verify_files
-from convserve.runtimes import Device
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: it greets in the log otherwise
 
