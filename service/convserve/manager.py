@@ -24,6 +24,7 @@ from convserve.errors import (
 )
 from convserve.lifecycle import Known, Load, VersionPolicy, VersionState, next_action
 from convserve.metrics import Metrics, VersionMetrics
+from convserve.priority import in_background
 from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.repository import FoundVersion
 from convserve.routing import Routes, check_alias
@@ -251,7 +252,11 @@ class Manager:
             )
         )
         try:
-            times = proving.prove(found.directory, manifest, runtime, _warm_sizes(settings))
+            sizes = _warm_sizes(settings)
+            if self._registry.loaded():  # others are being served meanwhile
+                times = in_background(lambda: proving.prove(found.directory, manifest, runtime, sizes))
+            else:
+                times = proving.prove(found.directory, manifest, runtime, sizes)
             return self._assemble(manifest, digest, runtime, settings, times), status
         except BaseException:
             runtime.close()
