@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.server import run_to_end, serving
 
 from convserve import manifest as m
 from convserve import proving
 from convserve.devices import Device, RuntimeName
 from convserve.errors import ArtifactError, RuntimeNotInstalledError
 from convserve.runtimes import Runtime, open_runtime
+from support.server import run_to_end, serving
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -66,7 +66,6 @@ def test_digits_from_idx_files_to_a_version(tmp_path: Path, capsys: pytest.Captu
     manifest.verify_files(directory, content)
     assert content.training.parameters == 1_199_882
     assert content.training.command.startswith("convtrain run mnist-deep --data-dir digits")
-    assert content.dataset.note == "Not the official content of MNIST."
     assert (content.dataset.train_images, content.dataset.validation_images, content.dataset.test_images) == (
         360,
         40,

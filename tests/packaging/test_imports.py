@@ -42,8 +42,10 @@ def test_serving_onnx_never_imports_tensorflow(repository: Path) -> None:
     code = f"""
 from pathlib import Path
 from convserve.config import Settings
+from convserve.host import CpuPlan
 from convserve.server.app import Server
-server = Server(Settings(model_repository=Path({str(repository)!r}), port=0, http_port=0))
+settings = Settings(model_repository=Path({str(repository)!r}), port=0, http_port=0)
+server = Server(settings, CpuPlan(1, 1))
 assert server.start() == ["stripes"]
 server.stop()
 import sys

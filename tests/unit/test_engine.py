@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import versions
 
 from convserve import errors
 from convserve import manifest as m
@@ -25,6 +24,7 @@ from convserve.engine import Engine, Request, Result
 from convserve.errors import ConvserveError
 from convserve.lifecycle import VersionState
 from convserve.registry import LoadedVersion, Registry, VersionStatus
+from support import versions
 
 
 class Moody:

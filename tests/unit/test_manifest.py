@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from support import versions
 
 from convserve import manifest as m
 from convserve.errors import ArtifactError
+from support import versions
 
 
 def test_what_is_written_is_read(repository: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import versions
 
 from convserve import manifest as m
 from convserve import proving
@@ -15,6 +14,7 @@ from convserve.batching import Outputs
 from convserve.devices import Device
 from convserve.errors import ArtifactError
 from convserve.runtimes.onnx import OnnxRuntime
+from support import versions
 
 
 @pytest.fixture

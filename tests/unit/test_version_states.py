@@ -11,7 +11,6 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from prometheus_client import CollectorRegistry
-from support import versions
 
 from convserve import manifest as m
 from convserve.config import Settings
@@ -20,6 +19,7 @@ from convserve.lifecycle import VersionState
 from convserve.manager import Manager
 from convserve.metrics import Metrics
 from convserve.registry import Registry
+from support import versions
 
 NUMBERS = st.integers(1, 4)
 

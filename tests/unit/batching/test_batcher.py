@@ -142,7 +142,7 @@ def test_a_failing_run_hurts_only_its_own_batch(bench: Bench) -> None:
     """The callers of the batch get an error without the runtime's words; the next batch runs."""
     _, broken = bench.submit(1)
     bench.gate.open(RuntimeError("secret"))
-    with pytest.raises(InternalError, match="^the model failed to run$"):
+    with pytest.raises(InternalError, match=r"^the model failed to run$"):
         broken.result(WAIT)
     _, fine = bench.submit(2)
     bench.gate.open()
