@@ -20,7 +20,7 @@ PORT = "18001"
 
 def main() -> None:
     """Start a server, run the commands, and draw what they printed."""
-    console = Console(record=True, width=112)
+    console = Console(record=True, width=150)
     command = [sys.executable, "-m", "convserve", "serve", "--port", PORT, "--http-port", "0", "--log-level", "error"]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -9,13 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import versions
 
 from convserve import manifest
-from convtrain import backend
 from convtrain.cli import run
 from convtrain.cli.steps import command_text
-from convtrain.errors import MissingExtraError
+from support import versions
 
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,12 +88,19 @@ def test_a_version_is_inspected(repository: Path, capsys: pytest.CaptureFixture[
     assert "golden.npz: replayed on this CPU, a probability differs by" in capsys.readouterr().err
 
 
-def test_what_needs_tensorflow_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it, the message names the extra."""
-    backend._open.cache_clear()
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(MissingExtraError, match="tensorflow, which is not installed: pip install 'convserve"):
-        backend.keras()
+@pytest.mark.parametrize("name", ["tensorflow", "tf2onnx", "onnxruntime"])
+def test_what_needs_a_library_says_so(
+    name: str, mnist_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is read or written, the message names the extra."""
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == name else find(wanted))
+    monkeypatch.chdir(mnist_directory)
+    assert run(["train", "mnist-deep", "--data-dir", "."]) == 1
+    error = f"convtrain: error: training needs {name}, which is not installed: pip install 'convserve[train]'\n"
+    assert capsys.readouterr().err == error
+    assert not Path("runs").exists()
 
 
 def in_a_new_process(code: str) -> subprocess.CompletedProcess[str]:

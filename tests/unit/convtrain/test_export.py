@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support import versions
 
+from convserve import manifest
 from convserve.manifest import InputSpec
 from convtrain import backend, export, network, parity
 from convtrain.architectures import (
     Activate,
+    Activation,
     Architecture,
     BatchNorm,
     Conv,
@@ -29,10 +30,13 @@ from convtrain.architectures import (
 from convtrain.datasets import Dataset
 from convtrain.errors import ExportError, ParityError
 from convtrain.predictions import Predictions, from_keras
+from support import versions
 
 pytestmark = pytest.mark.training
 
 COLOUR = InputSpec(height=32, width=32, channels=3)
+
+RARE: tuple[Activation, ...] = ("leaky_relu", "elu", "silu", "tanh", "sigmoid")
 
 NETWORKS: dict[str, tuple[Layer, ...]] = {
     "plain": (Conv(filters=4, padding="valid"), Pool(), Flatten(), Dense(units=8)),
@@ -45,10 +49,7 @@ NETWORKS: dict[str, tuple[Layer, ...]] = {
     "separable": (SeparableConv(filters=6, batch_norm=True), SeparableConv(filters=6, strides=2), GlobalPool()),
     "regularized": (Conv(filters=4, l2=0.1), Dropout(rate=0.5), Flatten(), Dense(units=5, batch_norm=True)),
     "loose": (Conv(filters=4, activation="linear"), BatchNorm(), Activate(activation="gelu"), Flatten()),
-    "rare": tuple(
-        Conv(filters=3, activation=activation) for activation in ("leaky_relu", "elu", "silu", "tanh", "sigmoid")
-    )
-    + (Flatten(),),
+    "rare": (*(Conv(filters=3, activation=activation) for activation in RARE), Flatten()),
 }
 
 
@@ -136,7 +137,7 @@ def test_a_failed_export_leaves_the_one_before(model: Any, images: Any, tmp_path
     changed = Predictions(trained.logits, trained.probabilities + np.float32(1e-3))
     with pytest.raises(ParityError, match="saved_model: image"):
         export.export(model, tmp_path / "export", changed, images, "")
-    assert export.manifest.digest_files(tmp_path / "export") == before.files
+    assert manifest.digest_files(tmp_path / "export") == before.files
 
 
 def test_a_form_that_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_form_that_is_no_model_is_refused(tmp_path: Path) -> None:
     proto.graph.output[0].name = "scores"
     proto.graph.node[3].output[0] = proto.graph.node[4].input[0] = "scores"
     onnx.save(proto, path)
-    with pytest.raises(ExportError, match="outputs are .*scores"):
+    with pytest.raises(ExportError, match=r"outputs are .*scores"):
         export.check_onnx(path, stripes)
     path.write_bytes(b"no model")
     with pytest.raises(ExportError, match="not a valid ONNX file"):

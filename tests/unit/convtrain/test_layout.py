@@ -128,3 +128,20 @@ def test_a_description_survives_being_written() -> None:
     ):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert({"layers": [wrong]}, Architecture)
+
+
+def test_a_description_can_be_written_in_toml() -> None:
+    """The same keys, for people."""
+    text = """
+        layers = [
+            {layer = "conv", filters = 8, kernel_size = [3, 5], batch_norm = true},
+            {layer = "flatten"},
+        ]
+        [normalization]
+        std = [1.0, 2.0, 3.0]
+    """
+    expected = Architecture(
+        layers=(Conv(filters=8, kernel_size=(3, 5), batch_norm=True), Flatten()),
+        normalization=Normalization(std=(1.0, 2.0, 3.0)),
+    )
+    assert msgspec.toml.decode(text, type=Architecture) == expected

@@ -51,7 +51,7 @@ def test_keras_agrees_with_our_arithmetic(name: str) -> None:
     model = network.build(architecture, SPEC, 4)
     rows = lay_out(architecture, SPEC, 4)
     assert model.count_params() == sum(row.parameters for row in rows)
-    built = {tuple(layer.output.shape[1:]) for layer in model.layers}
+    built = {tuple(operation.output.shape[1:]) for operation in model.operations}
     assert {row.shape for row in rows} <= built
 
 
@@ -65,7 +65,7 @@ def test_presets_are_built_with_as_many_parameters_as_described(name: str) -> No
 
 
 def test_pixels_are_normalised_in_the_graph() -> None:
-    """(sample - mean) / std, channel by channel, then what the layers say; probabilities are softmax with temperature."""
+    """(sample - mean) / std for each channel, then what the layers say; probabilities are softmax with temperature."""
     normalization = Normalization(mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 5.0))
     model = network.build(Architecture(layers=(GlobalPool(),), normalization=normalization), SPEC, 4, temperature=2.0)
     kernel, bias = (np.asarray(weight, np.float64) for weight in model.weights)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from convserve.manifest import InputSpec
-from convtrain.config import Loss, Sgd
+from convtrain.config import Sgd
 from convtrain.errors import PresetError
 from convtrain.layout import lay_out
 from convtrain.presets import PRESETS, Preset, find
@@ -62,13 +62,6 @@ def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
     """Nobody has to look up the names."""
     with pytest.raises(PresetError, match="no preset 'mnist'; there are mnist-simple, mnist-deep, cifar10-simple"):
         find("mnist")
-
-
-def test_label_smoothing_needs_one_hot_labels() -> None:
-    """A smoothed target is no index."""
-    with pytest.raises(msgspec.ValidationError, match="label_smoothing is"):
-        msgspec.convert({"label_smoothing": 0.1}, Loss)
-    assert msgspec.convert({"label_smoothing": 0.1, "labels": "one-hot"}, Loss).label_smoothing == 0.1
 
 
 def test_optimizers_are_told_apart_by_name() -> None:

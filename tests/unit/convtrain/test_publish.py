@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from support import versions
 
 from convserve import manifest
 from convserve.manifest import DecodePolicy, InputSpec, Parity
@@ -25,6 +24,7 @@ from convtrain.history import Epoch, History
 from convtrain.presets import Preset
 from convtrain.publish import Finished
 from convtrain.runs import Data, RunRecord
+from support import versions
 
 PRESET = Preset(
     name="stripes-preset",
@@ -189,12 +189,19 @@ def test_versions_of_one_model_mean_the_same(finished: Finished, tmp_path: Path)
     publish.publish(finished, tmp_path / "models")
     renamed = replace(finished, record=msgspec.structs.replace(finished.record, labels=["a", "b", "c", "d"]))
     with pytest.raises(PublishError, match=r"labels\.txt: the model's versions so far have other labels"):
-        publish.publish(renamed, tmp_path / "models")
+        publish.check_place(renamed.record, tmp_path / "models")
     wider = PRESET.override(input=InputSpec(height=8, width=9, channels=1))
     with pytest.raises(PublishError, match="version 1 takes images of 8×8×1, this run's are 8×9×1"):
         publish.publish(
             replace(finished, record=msgspec.structs.replace(finished.record, preset=wider)), tmp_path / "models"
         )
+
+
+def test_a_repository_that_cannot_be_written_is_named(finished: Finished, tmp_path: Path) -> None:
+    """And that is known before training."""
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(PublishError, match=r"models/stripes: cannot be written"):
+        publish.check_place(finished.record, tmp_path / "models")
 
 
 def test_few_test_images_are_enough(finished: Finished, tmp_path: Path) -> None:

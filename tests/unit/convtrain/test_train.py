@@ -11,7 +11,7 @@ import pytest
 
 from convtrain import train
 from convtrain.architectures import Architecture, Conv, Dense, Dropout, Flatten, Pool
-from convtrain.config import Augmentation, Loss, Sgd
+from convtrain.config import Augmentation, Loss, Schedule, Sgd
 from convtrain.datasets import Dataset, cut_validation
 from convtrain.errors import RunError, TrainingError, TrainingInterruptedError
 from convtrain.files import read_arrays
@@ -28,6 +28,7 @@ SMALL = find("mnist-deep").override(
     batch_size=32,
     validation_fraction=0.2,
     augmentation=Augmentation(shift_pixels=1),
+    schedule=Schedule(warmup=0.2, final=0.1),
 )
 
 Start = Callable[..., tuple[Run, Data]]
@@ -63,7 +64,7 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         if epoch == number:
             steps = iter(range(3))
 
-            def press(amount: int, text: str | None = None) -> None:
+            def press(amount: int, description: str | None = None) -> None:
                 if next(steps) == 2:
                     raise KeyboardInterrupt
 
@@ -80,7 +81,7 @@ def test_a_resumed_run_ends_like_an_unbroken_one(start: Start, monkeypatch: pyte
     broken, _ = start("broken")
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, 3)
-        with pytest.raises(TrainingInterruptedError, match="2 of 4 epochs are saved, continue with --resume .*broken"):
+        with pytest.raises(TrainingInterruptedError, match=r"2 of 4 epochs are saved, continue with --resume .*broken"):
             train.train(broken, data)
     assert not broken.weights_path.exists()
     assert len(train.read_history(broken).epochs) == 2
@@ -114,7 +115,7 @@ def test_the_weights_kept_are_those_of_the_best_epoch(start: Start) -> None:
 
 def test_a_loss_of_nan_ends_training(start: Start) -> None:
     """It says where, and what may help; what was saved before stays."""
-    preset = SMALL.override(optimizer=Sgd(learning_rate=1e30), architecture=Architecture(layers=(Flatten(),)))
+    preset = SMALL.override(optimizer=Sgd(learning_rate=1e38), architecture=Architecture(layers=(Flatten(),)))
     run, data = start("nan", preset)
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) in epoch 1, step \d+; a lower --learning-rate"):
         train.train(run, data)

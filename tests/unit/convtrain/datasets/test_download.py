@@ -54,8 +54,8 @@ def server() -> Iterator[Server]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             part = body[: state.break_after]
+            state.sent += len(part)  # before the client can have seen the last byte
             self.wfile.write(part)
-            state.sent += len(part)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,0 +1,28 @@
+"""Settings that are more than a field."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from convtrain.config import Loss, Schedule
+
+
+def test_label_smoothing_needs_one_hot_labels() -> None:
+    """A smoothed target is no index."""
+    with pytest.raises(msgspec.ValidationError, match="label_smoothing is"):
+        msgspec.convert({"label_smoothing": 0.1}, Loss)
+    assert msgspec.convert({"label_smoothing": 0.1, "labels": "one-hot"}, Loss).label_smoothing == 0.1
+
+
+def test_the_rate_is_constant_unless_told_otherwise() -> None:
+    """The textbook's training changes nothing on the way."""
+    assert [Schedule().factor(step, 5) for step in range(5)] == [1.0] * 5
+
+
+def test_the_rate_rises_and_falls_in_straight_lines() -> None:
+    """Up to all of it where warm-up ends, down to the final share in the last step."""
+    factors = [Schedule(warmup=0.4, final=0.2).factor(step, 10) for step in range(10)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.84, 0.68, 0.52, 0.36, 0.2])
+    assert [Schedule(final=0.0).factor(step, 3) for step in range(3)] == pytest.approx([1.0, 0.5, 0.0])
+    assert Schedule(final=0.0).factor(0, 1) == 1.0

@@ -1,0 +1,22 @@
+"""Entry of the command `convtrain`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        from convtrain.cli import run
+
+        sys.exit(run(sys.argv[1:]))
+    except ModuleNotFoundError as error:
+        # The base install of convserve is the client and brings none of what training needs.
+        if error.name is None or error.name.partition(".")[0] in ("convserve", "convtrain"):
+            raise
+        sys.exit(f"convtrain: {error.name} is not installed; install the extra: pip install 'convserve[train]'")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""`convtrain train`, `evaluate`, `export`, `publish`, and `run`, which does them all."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from convserve.manifest import InputSpec
+from convtrain import backend
+from convtrain.errors import PresetError
+from convtrain.evaluate import Evaluation
+from convtrain.export import ExportRecord
+from convtrain.history import History
+from convtrain.pipeline import Pipeline
+from convtrain.presets import Preset, find
+from convtrain.progress import console
+from convtrain.runs import Run, RunRecord, load_data
+
+_CHOICES = (
+    "dataset",
+    "image_size",
+    "channels",
+    "limit",
+    "model",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "validation_fraction",
+    "seed",
+    "run_dir",
+)
+
+
+def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Train a preset."""
+    with _started(options, arguments) as pipeline:
+        history = pipeline.train()
+    _show(options, {"run": str(pipeline.run.directory)} | _training(history))
+
+
+def evaluate(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Measure a run."""
+    with _opened(options.run, options.data_dir) as pipeline:
+        result = pipeline.evaluate()
+    _show(options, msgspec.to_builtins(result) if options.json else _evaluation(result))
+
+
+def export(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Export a run."""
+    with _opened(options.run, options.data_dir) as pipeline:
+        result = pipeline.export()
+    _show(options, {"export": str(pipeline.run.export_directory)} | _parity(result))
+
+
+def publish(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Publish a run."""
+    with _opened(options.run, options.data_dir) as pipeline:
+        version = pipeline.publish(options.model_repository)
+    _show(options, {"version": str(version)})
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Do every step."""
+    with _started(options, arguments) as pipeline:
+        pipeline.check_place(options.model_repository)
+        history = pipeline.train()
+        evaluation = pipeline.evaluate()
+        console.print(f"accuracy {evaluation.accuracy:.4f} on {evaluation.images} test images; exporting")
+        exported = pipeline.export()
+        version = pipeline.publish(options.model_repository)
+    _show(
+        options,
+        {"run": str(pipeline.run.directory)}
+        | _training(history)
+        | _evaluation(evaluation)
+        | _parity(exported)
+        | {"version": str(version)},
+    )
+
+
+@contextlib.contextmanager
+def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[Pipeline]:
+    """Begin a new run, or go on with one."""
+    if options.resume is not None:
+        given = [name for name in ("preset", *_CHOICES) if getattr(options, name) is not None]
+        if given:
+            raise PresetError(f"--resume goes on with the run's own settings; leave out {', '.join(given)}")
+        with _opened(options.resume, options.data_dir) as pipeline:
+            yield pipeline
+        return
+    if options.preset is None:
+        raise PresetError("which preset? See `convtrain presets`; or go on with --resume RUN")
+    preset = _preset(options)
+    backend.require()
+    data = load_data(preset, options.data_dir, options.limit, check_digests=not options.skip_digest_check)
+    record = RunRecord(
+        preset=preset,
+        data_dir=None if options.data_dir is None else str(options.data_dir.resolve()),
+        check_digests=not options.skip_digest_check,
+        limit=options.limit,
+        command=command_text(arguments),
+        labels=list(data.dataset.labels),
+        dataset=data.describe(),
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    directory = options.run_dir or Path("runs") / f"{preset.name}-{now:%Y%m%d-%H%M%S}"
+    run = Run.create(directory, record)
+    console.print(f"run {directory}: {len(data.train)} training, {len(data.validation)} validation images")
+    with run.claimed():
+        yield Pipeline(run, data)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path, data_dir: Path | None) -> Iterator[Pipeline]:
+    """Go on with an existing run."""
+    run = Run.open(directory)
+    backend.require()
+    with run.claimed():
+        yield Pipeline(run, run.load_data(data_dir))
+
+
+def _preset(options: argparse.Namespace) -> Preset:
+    preset = find(options.preset)
+    kind = options.dataset or preset.dataset
+    spec = preset.input
+    if options.image_size is not None or options.channels is not None:
+        if kind != "folder":
+            raise PresetError(f"--image-size and --channels are for --dataset folder; {kind} has its own")
+        height, width = _image_size(options.image_size) if options.image_size else (spec.height, spec.width)
+        spec = InputSpec(height=height, width=width, channels=options.channels or spec.channels)
+    return preset.override(
+        dataset=kind,
+        input=spec,
+        model=options.model,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        validation_fraction=options.validation_fraction,
+        seed=options.seed,
+    )
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    """Height and width from `64` or `64x48`."""
+    height, _, width = text.partition("x")
+    try:
+        size = (int(height), int(width or height))
+    except ValueError:
+        size = (0, 0)
+    if min(size) < 1:
+        raise PresetError(f"--image-size is {text!r}; wanted is HEIGHTxWIDTH in pixels, such as 64x48, or one number")
+    return size
+
+
+def command_text(arguments: Sequence[str]) -> str:
+    """The command for the manifest: directories are this machine's affair, so only their last parts stay."""
+    shortened = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if os.sep in value:
+            value = Path(value).name
+        shortened.append(f"{option}{equals}{value}")
+    return " ".join(["convtrain", *shortened])
+
+
+def _training(history: History) -> dict[str, Any]:
+    best = history.epochs[history.best - 1]
+    return {
+        "epochs": len(history.epochs),
+        "best_epoch": history.best,
+        "validation_accuracy": best.validation_accuracy,
+        "training_seconds": round(history.seconds, 1),
+    }
+
+
+def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "accuracy": evaluation.accuracy,
+        "loss": evaluation.loss,
+        "test_images": evaluation.images,
+        "per_class_accuracy": evaluation.per_class_accuracy,
+    }
+
+
+def _parity(exported: ExportRecord) -> dict[str, Any]:
+    return {"parity": msgspec.to_builtins(exported.parity)}
+
+
+def _show(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print a result for a script or for people."""
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, inner in value.items():
+                print(f"  {key}: {_value(inner)}")
+        else:
+            print(f"{name}: {_value(value)}")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

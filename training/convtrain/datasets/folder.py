@@ -1,0 +1,135 @@
+"""Any folder of labelled images: `train/<label>/*.png`, `test/<label>/*.png`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from convserve.arrays import Images
+from convserve.errors import InvalidRequestError
+from convserve.images import decode
+from convserve.manifest import DecodePolicy, InputSpec
+from convtrain import files, progress
+from convtrain.datasets.split import Dataset, Split
+from convtrain.errors import DatasetError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+MAX_PIXELS = 100_000_000
+DECODER = 1
+"""Raised when decoding changes, so that cached pixels are made anew."""
+
+
+def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Path, *, note: str = "") -> Dataset:
+    """Load a folder. Classes are the names of the folders in `train`, sorted; images are in the order of their names.
+
+    Every image is decoded by the code that the server runs, with the same policy, so training sees what serving will
+    see. The decoded pixels are kept in `cache` until a file of the folder changes.
+
+    Args:
+        root: the folder that holds `train` and `test`.
+        name: name for the manifest.
+        spec: size and channels that every image is brought to.
+        policy: how.
+        cache: directory for the decoded copy.
+        note: what a reader of the figures must know.
+
+    Raises:
+        DatasetError: a folder is missing or empty, the labels of `train` and `test` differ, or a file is not a readable
+            image; names it.
+    """
+    labels, train_paths = _list(root / "train", root)
+    test_labels, test_paths = _list(root / "test", root)
+    if test_labels != labels:
+        differing = sorted(set(labels) ^ set(test_labels))
+        raise DatasetError(
+            f"{root}: train and test must have the same labels; only one of them has {', '.join(differing)}"
+        )
+    if len(labels) < 2:
+        raise DatasetError(f"{root / 'train'}: only the label {labels[0]}; a classifier needs at least two")
+    # What was decoded, from which files, how: two sets with the same fingerprint have the same pixels.
+    content = _fingerprint([*train_paths, *test_paths], root, spec, policy)
+    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    cached = cache / f"folder-{place}-{spec.height}x{spec.width}x{spec.channels}.npz"
+    images = _read_cached(cached, content, len(train_paths) + len(test_paths), spec)
+    if images is None:
+        images = _decode([*train_paths, *test_paths], spec, policy)
+        files.write_arrays(cached, {"fingerprint": np.array(content), "images": images})
+    train_count = len(train_paths)
+    indices = {label: index for index, label in enumerate(labels)}
+    classes = np.array([indices[path.parent.name] for path in [*train_paths, *test_paths]], np.int64)
+    return Dataset(
+        name=name,
+        labels=tuple(labels),
+        train=Split(images[:train_count], classes[:train_count]),
+        test=Split(images[train_count:], classes[train_count:]),
+        note=note,
+    )
+
+
+def _list(split: Path, root: Path) -> tuple[list[str], list[Path]]:
+    """Labels and image files of `train` or `test`, both sorted."""
+    if not split.is_dir():
+        raise DatasetError(
+            f"{split}: there is no such folder; wanted are {root}/train/<label>/… and {root}/test/<label>/…, the test "
+            "images being others than those trained on"
+        )
+    labels = sorted(entry.name for entry in split.iterdir() if not entry.name.startswith("."))
+    if not labels:
+        raise DatasetError(f"{split}: is empty; wanted is one folder of images for each label")
+    paths = []
+    for label in labels:
+        if not (split / label).is_dir():
+            raise DatasetError(f"{split / label}: is not a folder; wanted is one folder of images for each label")
+        found = sorted(entry for entry in (split / label).iterdir() if not entry.name.startswith("."))
+        if not found:
+            raise DatasetError(f"{split / label}: holds no images")
+        for path in found:
+            if path.suffix.lower() not in SUFFIXES:
+                raise DatasetError(f"{path}: not an image file; accepted are {', '.join(sorted(SUFFIXES))}")
+        paths.extend(found)
+    return labels, paths
+
+
+def _fingerprint(paths: Sequence[Path], root: Path, spec: InputSpec, policy: DecodePolicy) -> str:
+    """Digest of the files' names, sizes and times of change, and of how they are decoded."""
+    sha256 = hashlib.sha256(json.dumps([DECODER, msgspec.to_builtins(spec), msgspec.to_builtins(policy)]).encode())
+    for path in paths:
+        status = path.stat()
+        sha256.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return sha256.hexdigest()
+
+
+def _read_cached(cached: Path, fingerprint: str, count: int, spec: InputSpec) -> Images | None:
+    """The decoded pixels, unless they are not there, of other files, or damaged."""
+    try:
+        if str(files.read_arrays(cached, ["fingerprint"])["fingerprint"]) != fingerprint:
+            return None
+        images: Images = files.read_arrays(cached, ["images"])["images"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return images if images.shape == (count, *spec.shape) and images.dtype == np.uint8 else None
+
+
+def _decode(paths: Sequence[Path], spec: InputSpec, policy: DecodePolicy) -> Images:
+    """Decode all files: uint8 [N, height, width, channels]."""
+
+    def read(path: Path) -> Images:
+        try:
+            return decode(path.read_bytes(), spec, policy, max_pixels=MAX_PIXELS, field=str(path)).pixels
+        except (InvalidRequestError, OSError) as error:
+            raise DatasetError(str(error)) from error
+
+    images = np.empty((len(paths), *spec.shape), np.uint8)
+    # Pillow decodes outside the interpreter lock.
+    with ThreadPoolExecutor() as pool, progress.bar("decode images", len(paths)) as advance:
+        for start in range(0, len(paths), 256):
+            for offset, pixels in enumerate(pool.map(read, paths[start : start + 256])):
+                images[start + offset] = pixels
+            advance(min(256, len(paths) - start))
+    return images

@@ -1,0 +1,186 @@
+"""Arithmetic of layers: shapes, parameters, multiply-adds and receptive field, and what does not fit together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from convserve.manifest import InputSpec
+from convtrain.architectures import (
+    Activate,
+    Architecture,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalPool,
+    Layer,
+    Padding,
+    Pool,
+    SeparableConv,
+    Size,
+)
+from convtrain.errors import ArchitectureError
+
+Shape: TypeAlias = tuple[int, ...]
+"""(height, width, channels), or (values,) once flat. The batch is left out."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer as it lies in the network."""
+
+    name: str
+    """Such as `conv 3×3` or `logits`."""
+    shape: Shape
+    """Shape of the output."""
+    parameters: int
+    """Trained and other parameters."""
+    multiply_adds: int
+    """Multiplications with addition for one image; biases, activations and pooling are not counted."""
+    receptive_field: tuple[int, int] | None
+    """Height and width in pixels of the part of the image that one value can see; None where it sees all."""
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """(height, width) of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def output_length(length: int, window: int, stride: int, padding: Padding, dilation: int = 1) -> int:
+    """Length of a map after a window moved over it, in one direction. 0 or less: the window does not fit."""
+    if padding == "same":
+        return math.ceil(length / stride)
+    return (length - dilation * (window - 1) - 1) // stride + 1
+
+
+def lay_out(architecture: Architecture, spec: InputSpec, classes: int) -> list[Row]:
+    """Compute every layer's row, that of the logits at the end.
+
+    Raises:
+        ArchitectureError: the layers do not fit together; names the layer, the shape there, and a way out.
+    """
+    for name, values in (("mean", architecture.normalization.mean), ("std", architecture.normalization.std)):
+        if isinstance(values, tuple) and len(values) != spec.channels:
+            raise ArchitectureError(f"normalization.{name} has {len(values)} values, images {spec.channels} channels")
+    if 0 in _values(architecture.normalization.std):
+        raise ArchitectureError("normalization.std is 0; nothing can be divided by it")
+    rows: list[Row] = []
+    walk = _Walk(spec.shape)
+    for number, layer in enumerate(architecture.layers, start=1):
+        walk.where = f"layer {number} ({layer_name(layer)})"
+        rows.append(walk.row(layer))
+    walk.where = "the last dense layer (logits)"
+    walk.need_flat()
+    rows.append(Row("logits", (classes,), (walk.shape[0] + 1) * classes, walk.shape[0] * classes, None))
+    return rows
+
+
+def layer_name(layer: Layer) -> str:
+    """What the layer is, in a few characters."""
+    tag = str(layer.__struct_config__.tag)
+    match layer:
+        case Conv() | SeparableConv():
+            return f"{tag} {'×'.join(map(str, pair(layer.kernel_size)))}"
+        case Pool():
+            return f"{layer.kind} pool {'×'.join(map(str, pair(layer.size)))}"
+        case GlobalPool():
+            return f"global {layer.kind} pool"
+        case Activate():
+            return layer.activation
+        case _:
+            return tag
+
+
+class _Walk:
+    """Goes through the layers and knows the shape and the receptive field where it is."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.where = ""
+        self._field: tuple[int, int] | None = (1, 1)
+        self._step = (1, 1)  # pixels of the image between neighbours of the map
+
+    def row(self, layer: Layer) -> Row:
+        """Take one layer in."""
+        parameters = multiply_adds = 0
+        match layer:
+            case Conv() | SeparableConv():
+                parameters, multiply_adds = self._convolve(layer)
+            case Pool():
+                size = pair(layer.size)
+                self._slide(size, pair(layer.strides or layer.size), layer.padding, (1, 1))
+            case GlobalPool():
+                self.need_map()
+                self.shape, self._field = self.shape[2:], None
+            case Flatten():
+                self.need_map()
+                self.shape, self._field = (math.prod(self.shape),), None
+            case Dense():
+                self.need_flat()
+                multiply_adds = self.shape[0] * layer.units
+                parameters = multiply_adds + (4 if layer.batch_norm else 1) * layer.units
+                self.shape = (layer.units,)
+            case BatchNorm():
+                parameters = 4 * self.shape[-1]
+            case Activate() | Dropout():
+                pass
+        return Row(layer_name(layer), self.shape, parameters, multiply_adds, self._field)
+
+    def need_map(self) -> None:
+        """Refuse a layer that needs a map where there is a flat vector."""
+        if len(self.shape) != 3:
+            raise self._error("it needs a map of height, width and channels; put it before the Flatten or global pool")
+
+    def need_flat(self) -> None:
+        """Refuse a layer that needs a flat vector where there is a map."""
+        if len(self.shape) != 1:
+            raise self._error('it needs a flat vector; put {layer = "flatten"} or {layer = "global_pool"} before it')
+
+    def _convolve(self, layer: Conv | SeparableConv) -> tuple[int, int]:
+        """Move a convolution over the map. Returns parameters and multiply-adds."""
+        kernel, strides, dilation = pair(layer.kernel_size), pair(layer.strides), pair(layer.dilation_rate)
+        if max(strides) > 1 and max(dilation) > 1:
+            raise self._error(f"strides {strides} and dilation_rate {dilation} exclude each other; leave one at 1")
+        if isinstance(layer, SeparableConv) and strides[0] != strides[1]:
+            raise self._error(f"strides are {strides}; a separable convolution takes the same in both directions")
+        self.need_map()
+        channels = self.shape[2]
+        self._slide(kernel, strides, layer.padding, dilation)
+        places = self.shape[0] * self.shape[1]
+        if isinstance(layer, SeparableConv):
+            weights = math.prod(kernel) * channels + channels * layer.filters
+        else:
+            weights = math.prod(kernel) * channels * layer.filters
+        self.shape = (*self.shape[:2], layer.filters)
+        return weights + (4 if layer.batch_norm else 1) * layer.filters, weights * places
+
+    def _slide(
+        self, window: tuple[int, int], strides: tuple[int, int], padding: Padding, dilation: tuple[int, int]
+    ) -> None:
+        """Move a window over the map."""
+        self.need_map()
+        if min(*window, *strides, *dilation) < 1:
+            raise self._error(f"sizes are at least 1, here are {window}, {strides} and {dilation}")
+        height, width = (
+            output_length(length, size, stride, padding, spread)
+            for length, size, stride, spread in zip(self.shape[:2], window, strides, dilation, strict=True)
+        )
+        if min(height, width) < 1:
+            raise self._error("the window is larger than the map; use padding 'same', a smaller window, or fewer pools")
+        if self._field is not None:
+            reach = [spread * (size - 1) for size, spread in zip(window, dilation, strict=True)]
+            self._field = (self._field[0] + reach[0] * self._step[0], self._field[1] + reach[1] * self._step[1])
+            self._step = (self._step[0] * strides[0], self._step[1] * strides[1])
+        self.shape = (height, width, self.shape[2])
+
+    def _error(self, reason: str) -> ArchitectureError:
+        shape = "×".join(map(str, self.shape))
+        return ArchitectureError(f"{self.where}: its input is {shape}; {reason}")
+
+
+def _values(number: float | Sequence[float]) -> Sequence[float]:
+    return number if isinstance(number, Sequence) else (number,)

@@ -1,0 +1,226 @@
+"""Training: from a run's record and data to the weights of the best epoch.
+
+Every epoch is a function of the state before it and of (seed, epoch): order and augmentation are drawn anew from those
+two numbers, and all else that moves (weights, optimizer, dropout) is in the checkpoint. So a run that was cut off and
+resumed ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from convserve.arrays import Images
+from convserve.manifest import LOGITS_NAME, PROBABILITIES_NAME
+from convtrain import backend, files, network, weights
+from convtrain.augmentation import augment
+from convtrain.config import Adam, Loss, TrainingConfig
+from convtrain.datasets import Labels, Split
+from convtrain.errors import RunError, TrainingError, TrainingInterruptedError
+from convtrain.files import Arrays
+from convtrain.history import Epoch, History
+from convtrain.progress import Advance, bar, console
+from convtrain.runs import Data, Run
+
+EVALUATION_BATCH = 500
+
+
+def train(run: Run, data: Data) -> History:
+    """Train until the last epoch or until validation gets no better; goes on from a checkpoint if there is one.
+
+    Writes `checkpoint.npz` and `history.csv` after every epoch and `weights.npz` at the end.
+
+    Raises:
+        TrainingError: the loss became NaN or infinite; the checkpoint is that of the epoch before.
+        TrainingInterruptedError: Ctrl-C; the checkpoint is that of the last finished epoch.
+        RunError: the checkpoint is damaged or of another network.
+        MissingExtraError: TensorFlow is not installed.
+    """
+    config = run.record.preset.training
+    backend.seed_everything(config.seed)
+    model = network.build(run.record.preset.architecture, run.record.preset.input, len(run.record.labels))
+    trainer = _trainer(model, config)
+    state = _State(run, trainer)
+    state.restore()
+    resumed = len(state.history.epochs)
+    if resumed:
+        console.print(f"resumed after epoch {resumed} of {config.epochs}")
+    steps = math.ceil(len(data.train) / config.batch_size)
+    try:
+        with bar("train", steps * config.epochs, done=steps * resumed, unit="steps") as advance:
+            while not state.history.finished(config):
+                epoch = _run_epoch(trainer, config, data, len(state.history.epochs) + 1, advance)
+                state.save(epoch)
+                console.print(_line(epoch, config.epochs))
+    except KeyboardInterrupt as error:
+        raise TrainingInterruptedError(
+            f"interrupted; {len(state.history.epochs)} of {config.epochs} epochs are saved, continue with "
+            f"--resume {run.directory}"
+        ) from error
+    state.restore_best()
+    weights.save(run.weights_path, model)
+    return state.history
+
+
+def load_trained(run: Run) -> Any:
+    """Build the run's network with its trained weights: the model that `network.build` describes.
+
+    Raises:
+        RunError: training is not finished, or the file is damaged or of another network.
+        MissingExtraError: TensorFlow is not installed.
+    """
+    model = network.build(run.record.preset.architecture, run.record.preset.input, len(run.record.labels))
+    weights.load(run.weights_path, model)
+    return model
+
+
+def read_history(run: Run) -> History:
+    """Figures of the epochs so far.
+
+    Raises:
+        RunError: there is no checkpoint, or it is damaged.
+    """
+    return _history(weights.read(run.checkpoint_path), run.checkpoint_path)
+
+
+class _State:
+    """What moves during training, in memory and in the checkpoint."""
+
+    def __init__(self, run: Run, trainer: Any) -> None:
+        self.history = History()
+        self._run = run
+        self._trainer = trainer
+        self._best: Arrays = {}
+
+    def restore(self) -> None:
+        """Take the checkpoint's state, if there is one."""
+        path = self._run.checkpoint_path
+        if not path.exists():
+            return
+        arrays = weights.read(path)
+        weights.unpack(arrays, "model", self._trainer.variables, path)
+        weights.unpack(arrays, "optimizer", self._trainer.optimizer.variables, path)
+        self._best = {name: array for name, array in arrays.items() if name.startswith("best/")}
+        self.history = _history(arrays, path)
+
+    def save(self, epoch: Epoch) -> None:
+        """Take in a finished epoch and write the checkpoint."""
+        history = self.history.extended(epoch)
+        if history.best == epoch.epoch:
+            self._best = weights.pack("best", self._trainer.weights)
+        arrays = {
+            "history": np.frombuffer(msgspec.json.encode(history), np.uint8),
+            **weights.pack("model", self._trainer.variables),
+            **weights.pack("optimizer", self._trainer.optimizer.variables),
+            **self._best,
+        }
+        files.write_arrays(self._run.checkpoint_path, arrays)
+        self.history = history
+        files.write_bytes(self._run.history_path, history.to_csv())
+
+    def restore_best(self) -> None:
+        """Give the network the weights of the best epoch."""
+        weights.unpack(self._best, "best", self._trainer.weights, self._run.checkpoint_path)
+
+
+def _history(arrays: Arrays, source: Path) -> History:
+    if "history" not in arrays:
+        raise RunError(f"{source}: is not a checkpoint, it has no history")
+    return msgspec.json.decode(arrays["history"].tobytes(), type=History)
+
+
+def _run_epoch(trainer: Any, config: TrainingConfig, data: Data, number: int, advance: Advance) -> Epoch:
+    """Go through the training images once, then measure on the validation split."""
+    started = time.perf_counter()
+    steps = math.ceil(len(data.train) / config.batch_size)
+
+    def before_step(step: int, **_: object) -> None:
+        factor = config.schedule.factor((number - 1) * steps + step, config.epochs * steps)
+        trainer.optimizer.learning_rate.assign(config.optimizer.learning_rate * factor)
+
+    def after_step(step: int, logs: dict[str, float]) -> None:
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"the loss became {logs['loss']} in epoch {number}, step {step + 1}; a lower --learning-rate may help "
+                f"(it is {config.optimizer.learning_rate:g})"
+            )
+        text = f"epoch {number}/{config.epochs}  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}"
+        advance(1, text)
+
+    classes = len(data.dataset.labels)
+    images, labels = _arrange(data.train, config, number, classes)
+    figures = trainer.fit(
+        images,
+        labels,
+        batch_size=config.batch_size,
+        shuffle=False,  # arranged already
+        verbose=0,
+        callbacks=[
+            backend.keras().callbacks.LambdaCallback(on_train_batch_begin=before_step, on_train_batch_end=after_step)
+        ],
+    ).history
+    validation: dict[str, float] = {}
+    if len(data.validation):
+        validation = trainer.evaluate(
+            data.validation.images,
+            _encode(data.validation.labels, classes, config.loss),
+            batch_size=EVALUATION_BATCH,
+            verbose=0,
+            return_dict=True,
+        )
+    return Epoch(
+        epoch=number,
+        loss=float(figures["loss"][0]),
+        accuracy=float(figures["accuracy"][0]),
+        validation_loss=validation.get("loss"),
+        validation_accuracy=validation.get("accuracy"),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _trainer(model: Any, config: TrainingConfig) -> Any:
+    """A compiled model that shares the network's layers and has the one output that the loss is computed from."""
+    keras = backend.keras()
+    loss = config.loss
+    from_logits = loss.computed_from == "logits"
+    trainer = keras.Model(model.input, model.output[LOGITS_NAME if from_logits else PROBABILITIES_NAME])
+    optimizer = config.optimizer
+    trainer.compile(
+        optimizer=keras.optimizers.Adam(optimizer.learning_rate)
+        if isinstance(optimizer, Adam)
+        else keras.optimizers.SGD(optimizer.learning_rate, momentum=optimizer.momentum, nesterov=True),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        if loss.labels == "sparse"
+        else keras.losses.CategoricalCrossentropy(from_logits=from_logits, label_smoothing=loss.label_smoothing),
+        metrics=["accuracy"],
+        jit_compile=False,  # slower on CPU, and not deterministic
+    )
+    trainer.optimizer.build(trainer.trainable_variables)
+    return trainer
+
+
+def _arrange(train: Split, config: TrainingConfig, epoch: int, classes: int) -> tuple[Images, npt.NDArray[Any]]:
+    """The images of one epoch in their order, changed at random, with labels as the loss wants them."""
+    rng = np.random.default_rng((config.seed, epoch))
+    order = rng.permutation(len(train))
+    images = augment(train.images[order], config.augmentation, rng)
+    return images, _encode(train.labels[order], classes, config.loss)
+
+
+def _encode(labels: Labels, classes: int, loss: Loss) -> npt.NDArray[Any]:
+    """Labels as the loss wants them: int64 [N], or float32 [N, classes]."""
+    return labels if loss.labels == "sparse" else np.eye(classes, dtype=np.float32)[labels]
+
+
+def _line(epoch: Epoch, epochs: int) -> str:
+    """One line for people."""
+    text = f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:.4f}"
+    if epoch.validation_accuracy is not None:
+        text += f"  validation loss {epoch.validation_loss:.4f}  validation accuracy {epoch.validation_accuracy:.4f}"
+    return f"{text}  {epoch.seconds:.1f} s"
