@@ -124,6 +124,7 @@ class Server:
         if self._health_was_ready():
             time.sleep(self._settings.drain.delay)
         cut = 0
+        self._health.close()
         if self._grpc is not None:
             self._guard.drain(_QUIET_SECONDS, _AT_MOST_REFUSING_SECONDS)
             under_way = self._guard.active

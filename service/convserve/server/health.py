@@ -2,36 +2,37 @@
 
 Service names: `""` and `readiness` say whether traffic should come; `liveness` says whether the process should live,
 and never changes while it does; each gRPC service and each model has its name.
+
+The servicer is our own. grpcio-health-checking's holds its lock while it sends to a watcher, and takes the same lock on
+the server's thread when a watcher leaves: a watcher that leaves while a status changes stops both threads for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-SERVICE = health.SERVICE_NAME
+SERVICE = "grpc.health.v1.Health"
 
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_Send = Callable[[health_pb2.HealthCheckResponse | None], None]
+_SENDERS = 4
+"""Threads that send to watchers; one that does not read holds one of them."""
 
 
 class Health:
-    """What health checks are told."""
+    """What health checks are told. Thread-safe; nothing here waits for a watcher."""
 
     def __init__(self, services: Iterable[str]) -> None:
         """Start as alive and not ready; `services` are the gRPC services that come and go with readiness."""
-        # Non-blocking, or each Watch would hold a thread of the server for as long as it lasts.
-        self._servicer = health.HealthServicer(
-            experimental_non_blocking=True,
-            experimental_thread_pool=ThreadPoolExecutor(max_workers=1, thread_name_prefix="health"),
-        )
         self._with_readiness = ["", "readiness", *services]
+        self._servicer = _Servicer()
         self.ready = False
         """Whether traffic should come."""
-        self._servicer.set("liveness", _SERVING)
+        self._servicer.set("liveness", serving=True)
         self.set_ready(False)
 
     def register(self, server: grpc.Server) -> None:
@@ -42,8 +43,100 @@ class Health:
         """Say whether traffic should come."""
         self.ready = ready
         for name in self._with_readiness:
-            self._servicer.set(name, _SERVING if ready else _NOT_SERVING)
+            self._servicer.set(name, serving=ready)
 
     def set_model(self, name: str, available: bool) -> None:
         """Say whether a model answers."""
-        self._servicer.set(name, _SERVING if available else _NOT_SERVING)
+        self._servicer.set(name, serving=available)
+
+    def close(self) -> None:
+        """End every watch, after its last status: a server waits for open calls before it stops."""
+        self._servicer.close()
+
+
+class _Watcher:
+    """One Watch call: what it still has to be sent, and whether somebody is sending."""
+
+    def __init__(self, send: _Send) -> None:
+        self.send = send
+        self.waiting: list[health_pb2.HealthCheckResponse | None] = []
+        self.sending = False
+
+
+class _Servicer(health_pb2_grpc.HealthServicer):
+    """Answers Check and Watch. The lock is never held while something is sent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._statuses: dict[str, int] = {}
+        self._watchers: dict[str, set[_Watcher]] = {}
+        self._closed = False
+        self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="health")
+
+    def set(self, name: str, *, serving: bool) -> None:
+        """Change a status and tell its watchers."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        with self._lock:
+            if self._statuses.get(name) == status:
+                return
+            self._statuses[name] = status
+            for watcher in self._watchers.get(name, ()):
+                self._tell(watcher, health_pb2.HealthCheckResponse(status=status))
+
+    def close(self) -> None:
+        """End every watch, and those that come later after their first status."""
+        with self._lock:
+            self._closed = True
+            for watchers in self._watchers.values():
+                for watcher in watchers:
+                    self._tell(watcher, None)
+
+    def Check(  # noqa: N802  # the name of the method
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        """Tell a status once."""
+        with self._lock:
+            status = self._statuses.get(request.service)
+        if status is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no service or model is called {request.service!r}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    def Watch(  # noqa: N802  # the name of the method
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: _Send
+    ) -> None:
+        """Tell a status now and whenever it changes. Holds no thread of the server while nothing changes."""
+        watcher = _Watcher(send_response_callback)
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        with self._lock:
+            self._watchers.setdefault(request.service, set()).add(watcher)
+            status = self._statuses.get(request.service, unknown)
+            self._tell(watcher, health_pb2.HealthCheckResponse(status=status))
+            if self._closed:
+                self._tell(watcher, None)
+
+        def forget() -> None:
+            with self._lock:
+                self._watchers[request.service].discard(watcher)
+
+        if not context.add_callback(forget):
+            forget()
+
+    # How grpcio is told that Watch returns at once and sends through a callback.
+    Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
+    Watch.experimental_thread_pool = None  # type: ignore[attr-defined]
+
+    def _tell(self, watcher: _Watcher, response: health_pb2.HealthCheckResponse | None) -> None:
+        """Have something sent, after what waits already. Called with the lock held."""
+        watcher.waiting.append(response)
+        if not watcher.sending:
+            watcher.sending = True
+            self._senders.submit(self._send_all, watcher)
+
+    def _send_all(self, watcher: _Watcher) -> None:
+        while True:
+            with self._lock:
+                if not watcher.waiting:
+                    watcher.sending = False
+                    return
+                response = watcher.waiting.pop(0)
+            watcher.send(response)
