@@ -63,7 +63,7 @@ class _Watcher:
         self.sending = False
 
 
-class _Servicer(health_pb2_grpc.HealthServicer):
+class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
     """Answers Check and Watch. The lock is never held while something is sent."""
 
     def __init__(self) -> None:
