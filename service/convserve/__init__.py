@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from convserve.client import (
+        AsyncClient,
         BatchInfo,
         Classification,
         Client,
         ImageLike,
         ModelInfo,
         Prediction,
+        Retry,
+        Tls,
         VersionInfo,
     )
     from convserve.errors import (
         CancelledError,
+        ClosedError,
+        ConfigError,
         ConvserveError,
         DeadlineError,
         FieldViolation,
@@ -38,10 +43,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "BatchInfo",
     "CancelledError",
     "Classification",
     "Client",
+    "ClosedError",
+    "ConfigError",
     "ConvserveError",
     "DeadlineError",
     "FieldViolation",
@@ -53,6 +61,8 @@ __all__ = [
     "OverloadedError",
     "PermissionDeniedError",
     "Prediction",
+    "Retry",
+    "Tls",
     "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedError",
@@ -60,7 +70,18 @@ __all__ = [
     "VersionNotAvailableError",
 ]
 
-_FROM_CLIENT = {"BatchInfo", "Classification", "Client", "ImageLike", "ModelInfo", "Prediction", "VersionInfo"}
+_FROM_CLIENT = {
+    "AsyncClient",
+    "BatchInfo",
+    "Classification",
+    "Client",
+    "ImageLike",
+    "ModelInfo",
+    "Prediction",
+    "Retry",
+    "Tls",
+    "VersionInfo",
+}
 
 
 def __getattr__(name: str) -> object:

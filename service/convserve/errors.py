@@ -78,6 +78,10 @@ class CancelledError(ConvserveError):
     """The caller gave the call up."""
 
 
+class ClosedError(ConvserveError):
+    """The client was closed, or belongs to another process or event loop. Nothing was sent."""
+
+
 class UnsupportedError(ConvserveError):
     """The method is not offered by this server."""
 

@@ -31,6 +31,33 @@ class FakeServer(classification_pb2_grpc.ClassificationServiceServicer, model_pb
         self.before: Callable[[pb.ClassifyRequest, Any], None] = lambda request, context: None
         """Called before each answer; may refuse or wait."""
         self._lock = threading.Lock()
+        self._health_changed = threading.Condition()
+
+    def say(self, health: bytes) -> None:
+        """Tell those who watch the health that it has changed."""
+        with self._health_changed:
+            self.health = health
+            self._health_changed.notify_all()
+
+    def check(self, request: bytes, context: Any) -> bytes:
+        """`grpc.health.v1.Health/Check`."""
+        return self.health
+
+    def watch(self, request: bytes, context: Any) -> Iterator[bytes]:
+        """`grpc.health.v1.Health/Watch`: the health now and whenever it changes. Holds a thread."""
+
+        def wake() -> None:
+            with self._health_changed:
+                self._health_changed.notify_all()
+
+        if context.add_callback(wake):
+            told = None
+            while context.is_active():
+                with self._health_changed:
+                    while told == self.health and context.is_active():
+                        self._health_changed.wait()
+                    told = self.health
+                yield told
 
     def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:  # noqa: N802
         """Answer one request."""
@@ -63,6 +90,31 @@ class FakeServer(classification_pb2_grpc.ClassificationServiceServicer, model_pb
         if found is None:
             refuse(context, grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
         return model_pb2.GetModelResponse(model=found)
+
+
+class Gate:
+    """Holds calls whose first image begins with one byte until the test opens it or their caller has gone."""
+
+    def __init__(self, value: int) -> None:
+        """Hold calls that begin with `value`."""
+        self._value = value
+        self._arrived = threading.Semaphore(0)
+        self._open = threading.Event()
+
+    def __call__(self, request: pb.ClassifyRequest, context: Any) -> None:
+        """Stand in for `FakeServer.before`."""
+        if first_bytes(request)[0] == self._value:
+            gone = not context.add_callback(self._open.set)
+            self._arrived.release()
+            assert gone or self._open.wait(30)
+
+    def await_arrival(self) -> None:
+        """Return when a call is held."""
+        assert self._arrived.acquire(timeout=30)
+
+    def open(self) -> None:
+        """Let them go on."""
+        self._open.set()
 
 
 def first_bytes(request: pb.ClassifyRequest) -> list[int]:
@@ -99,20 +151,28 @@ def refuse(context: Any, code: grpc.StatusCode, text: str, name: str = "", detai
 
 
 @contextmanager
-def running(max_message_bytes: int = 64 * 2**20) -> Iterator[FakeServer]:
-    """Run a fake server until the block ends."""
+def running(
+    max_message_bytes: int = 64 * 2**20,
+    threads: int = 64,
+    credentials: grpc.ServerCredentials | None = None,
+    port: int = 0,
+) -> Iterator[FakeServer]:
+    """Run a fake server until the block ends, with TLS if there are credentials."""
     fake = FakeServer()  # type: ignore[abstract]  # the generated class answers UNIMPLEMENTED to the other methods
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         server = grpc.server(pool, options=[("grpc.max_receive_message_length", max_message_bytes)])
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(fake, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(fake, server)
-        check: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
-            lambda request, context: fake.health
-        )
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),)
-        )
-        fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        health: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            "Check": grpc.unary_unary_rpc_method_handler(fake.check),
+            "Watch": grpc.unary_stream_rpc_method_handler(fake.watch),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),))
+        if credentials is None:
+            port = server.add_insecure_port(f"127.0.0.1:{port}")
+        else:
+            port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
+        fake.target = f"127.0.0.1:{port}"
         server.start()
         try:
             yield fake

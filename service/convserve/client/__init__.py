@@ -2,16 +2,37 @@
 
 A call walks down this package::
 
-    sync.py      the calls, deadlines, big batches in several RPCs
-    codec.py     images -> requests, replies -> results
-    results.py   what callers get
-    status.py    gRPC status -> the error classes of `convserve.errors`
+    sync/, aio/        the calls: one package for threads, one for asyncio, with the same three files
+        client.py      what callers see; big batches in several RPCs
+        coalescer.py   single images of concurrent callers become one RPC
+        calls.py       connections, deadlines, repetitions
+
+    images.py requests.py     images -> requests
+    coalescing.py             pure: which images travel together, and who has failed
+    retry.py connections.py   pure: which RPC is repeated when, and over which connection
+    settings.py security.py tracing.py process.py    options, TLS and tokens, trace context, forks
+    replies.py results.py     replies -> what callers get
+    status.py                 gRPC status -> the error classes of `convserve.errors`
 """
 
 from __future__ import annotations
 
-from convserve.client.codec import ImageLike
+from convserve.client.aio import AsyncClient
+from convserve.client.images import ImageLike
 from convserve.client.results import BatchInfo, Classification, ModelInfo, Prediction, VersionInfo
+from convserve.client.retry import Retry
+from convserve.client.security import Tls
 from convserve.client.sync import Client
 
-__all__ = ["BatchInfo", "Classification", "Client", "ImageLike", "ModelInfo", "Prediction", "VersionInfo"]
+__all__ = [
+    "AsyncClient",
+    "BatchInfo",
+    "Classification",
+    "Client",
+    "ImageLike",
+    "ModelInfo",
+    "Prediction",
+    "Retry",
+    "Tls",
+    "VersionInfo",
+]

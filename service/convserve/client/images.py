@@ -70,6 +70,14 @@ def load(image: ImageLike, index: int) -> Loaded:
     )
 
 
+def takes_time(image: object) -> bool:
+    """Whether reading an image may block or compute for long, so that an event loop should not wait for it."""
+    if isinstance(image, str | os.PathLike) or hasattr(image, "read"):
+        return True
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(image, pillow.Image)
+
+
 def _pixels(array: npt.NDArray[Any], index: int) -> Pixels:
     if array.dtype != np.uint8:
         hint = ": (x * 255).round().astype(numpy.uint8) if it is 0 to 1" if array.dtype.kind == "f" else ""

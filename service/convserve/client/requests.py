@@ -149,6 +149,19 @@ def chunks(
         yield chunk
 
 
+def of_one(image: Loaded, options: Options, max_message_bytes: int) -> pb.ClassifyRequest:
+    """Make the request for one image.
+
+    Raises:
+        InvalidRequestError: the image is larger than a message.
+    """
+    chunker = Chunker(options, max_message_bytes, max_rows=1)
+    chunk = chunker.add(image)
+    if chunk is None:
+        raise AssertionError("a chunk of one row is complete with its first")
+    return chunk.request
+
+
 def check_many(images: object) -> None:
     """Refuse one image where many are wanted.
 

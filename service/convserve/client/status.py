@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import cast
 
@@ -32,6 +33,9 @@ _CLASSES: dict[grpc.StatusCode, type[errors.ConvserveError]] = {
 
 _TOO_LARGE = "larger than max"
 """What gRPC says, with RESOURCE_EXHAUSTED, about a message beyond one side's limit. Waiting would not help."""
+
+SERVER_IS_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""What a call ends with whose server could not be reached, is going away, or is gone."""
 
 _POSITION = re.compile(r"\bencoded\.images\[(\d+)\]")
 
@@ -87,8 +91,27 @@ def _read_details(call: grpc.Call, first_image: int) -> tuple[tuple[errors.Field
     return tuple(violations), retry_after_seconds
 
 
-def _shift(text: str, first_image: int) -> str:
-    """Count positions of images in a text from the caller's first image."""
-    if first_image == 0:
+def closed(request_id: str) -> errors.ConvserveError:
+    """The error of a call whose client was closed meanwhile."""
+    error = errors.CancelledError("the client was closed")
+    error.request_id = request_id
+    return error
+
+
+def moved(error: errors.ConvserveError, by: int) -> errors.ConvserveError:
+    """A copy of an error for one of several callers, with positions of images moved by `by`."""
+    made = copy.copy(error)
+    made.__cause__ = error.__cause__
+    if isinstance(made, errors.InvalidRequestError):
+        made.args = (_shift(str(error), by),)
+        made.violations = tuple(
+            errors.FieldViolation(_shift(violation.field, by), violation.description) for violation in made.violations
+        )
+    return made
+
+
+def _shift(text: str, by: int) -> str:
+    """Move the positions of images in a text."""
+    if by == 0:
         return text
-    return _POSITION.sub(lambda match: f"encoded.images[{int(match[1]) + first_image}]", text)
+    return _POSITION.sub(lambda match: f"encoded.images[{int(match[1]) + by}]", text)

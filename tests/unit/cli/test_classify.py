@@ -10,9 +10,9 @@ from typing import Any
 
 import grpc
 import pytest
-from support.fake_server import FakeServer, refuse, refuse_images
 
 from convserve.__main__ import main
+from support.fake_server import FakeServer, refuse, refuse_images
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_answers_are_shown_although_the_rest_fails(
     """A server that goes away in the middle takes no answers back."""
 
     def before(request: Any, context: Any) -> None:
-        if len(fake.requests) == 2:
+        if len(fake.requests) >= 2:
             refuse(context, grpc.StatusCode.UNAVAILABLE, "draining")
 
     fake.before = before

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.fake_server import FakeServer
 
 from convserve.__main__ import main
 from convserve.v1 import model_pb2
+from support.fake_server import FakeServer
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from convserve import InternalError, InvalidRequestError
-from convserve.client import codec
-from convserve.client.codec import Options
+from convserve.client import images as reading
+from convserve.client import replies, requests
+from convserve.client.requests import Options
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import model_pb2
 
@@ -25,8 +26,8 @@ def png(value: int = 7, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def chunks(images: Any, *, max_message_bytes: int = MEBI, version: int | str | None = None) -> list[codec.Chunk]:
-    return list(codec.chunks(images, Options("m", version, 1, explain=False), max_message_bytes))
+def chunks(images: Any, *, max_message_bytes: int = MEBI, version: int | str | None = None) -> list[requests.Chunk]:
+    return list(requests.chunks(images, Options("m", version, 1, explain=False), max_message_bytes))
 
 
 @pytest.mark.parametrize("kind", ["path", "text path", "bytes", "bytearray", "memoryview", "file", "open file"])
@@ -44,13 +45,13 @@ def test_files_travel_as_they_are(kind: str, tmp_path: Path) -> None:
             "file": BytesIO(png()),
             "open file": file,
         }[kind]
-        assert codec.load(image, 0) == png()
+        assert reading.load(image, 0) == png()
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     """The error is the one every Python programmer expects."""
     with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
-        codec.load(tmp_path / "nothing.png", 0)
+        reading.load(tmp_path / "nothing.png", 0)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
@@ -114,7 +115,7 @@ def test_one_image_where_many_are_wanted_is_refused(images: Any) -> None:
 def test_pillow_images_travel_as_png_of_their_mode(mode: str) -> None:
     """They may have any size, so the server must treat them as files."""
     image = Image.new(mode, (5, 4), 1 if mode in "1LPI;16" else None)
-    sent = codec.load(image, 0)
+    sent = reading.load(image, 0)
     assert isinstance(sent, bytes)
     arrived = Image.open(BytesIO(sent))
     assert (arrived.format, arrived.mode, arrived.size) == ("PNG", mode, (5, 4))
@@ -124,7 +125,7 @@ def test_pillow_images_travel_as_png_of_their_mode(mode: str) -> None:
 @pytest.mark.parametrize(("mode", "sent_mode"), [("CMYK", "RGB"), ("YCbCr", "RGB"), ("HSV", "RGB"), ("PA", "RGBA")])
 def test_modes_that_png_has_not_are_converted(mode: str, sent_mode: str) -> None:
     """The nearest mode that PNG has is used."""
-    sent = codec.load(Image.new(mode, (5, 4)), 0)
+    sent = reading.load(Image.new(mode, (5, 4)), 0)
     assert isinstance(sent, bytes)
     assert Image.open(BytesIO(sent)).mode == sent_mode
 
@@ -136,7 +137,7 @@ def test_a_pillow_image_keeps_its_orientation() -> None:
     photo = BytesIO()
     Image.new("RGB", (6, 4)).save(photo, "JPEG", exif=exif)
     with Image.open(photo) as opened:
-        sent = codec.load(opened, 0)
+        sent = reading.load(opened, 0)
     assert isinstance(sent, bytes)
     assert Image.open(BytesIO(sent)).getexif()[0x0112] == 6
 
@@ -187,8 +188,8 @@ def test_images_are_read_when_their_turn_comes() -> None:
             yield png()
             index += 1
 
-    next(codec.chunks(endless(), Options("m", None, 1, explain=False), MEBI))
-    assert len(taken) == codec.MAX_ROWS + 1
+    next(requests.chunks(endless(), Options("m", None, 1, explain=False), MEBI))
+    assert len(taken) == requests.MAX_ROWS
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_each_image_knows_the_batch_it_was_in() -> None:
     reply = pb.ClassifyResponse(results=[result("a"), result("b"), result("c")])
     reply.batches.add(request_rows=2, rows=8, release_reason=pb.RELEASE_REASON_WINDOW, run_seconds=0.25)
     reply.batches.add(request_rows=1, rows=1, release_reason=pb.RELEASE_REASON_IDLE)
-    found = codec.classifications(reply, 3)
+    found = replies.classifications(reply, 3)
     reasons = [(one.batch.rows, one.batch.release_reason) for one in found if one.batch]
     assert reasons == [(8, "window"), (8, "window"), (1, "idle")]
 
@@ -243,7 +244,7 @@ def test_each_image_knows_the_batch_it_was_in() -> None:
 def test_a_reply_that_does_not_fit_is_an_error(results: list[pb.ImageResult]) -> None:
     """An answer is never given to the wrong image."""
     with pytest.raises(InternalError, match="answered 2 images with"):
-        codec.classifications(pb.ClassifyResponse(results=results), 2)
+        replies.classifications(pb.ClassifyResponse(results=results), 2)
 
 
 def test_states_of_a_newer_server_are_unspecified() -> None:
@@ -251,6 +252,6 @@ def test_states_of_a_newer_server_are_unspecified() -> None:
     message = model_pb2.Model(name="m")
     message.versions.add(version=2, state=model_pb2.VERSION_STATE_AVAILABLE)
     message.versions.add(version=1, state=99)
-    found = codec.model_info(message)
+    found = replies.model_info(message)
     assert [version.state for version in found.versions] == ["available", "unspecified"]
     assert found.default_version is None

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from support.fake_server import FakeServer, first_bytes, refuse, refuse_images, running
 
 import convserve
-from convserve import Client, FieldViolation, Prediction
-from convserve.client import sync
+from convserve import Client, FieldViolation, Prediction, Retry
+from convserve.client.settings import RPCS_IN_FLIGHT
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import error_details_pb2, model_pb2
+from support.fake_server import FakeServer, first_bytes, refuse, refuse_images, running
 
 
 def images(*values: int) -> list[bytes]:
@@ -97,7 +98,7 @@ def test_only_some_rpcs_are_under_way(fake: FakeServer) -> None:
         with lock:
             active.append(1)
             most = max(most, len(active))
-            if len(active) == sync._IN_FLIGHT:
+            if len(active) == RPCS_IN_FLIGHT:
                 gate.set()
         assert gate.wait(30)
         with lock:
@@ -107,7 +108,7 @@ def test_only_some_rpcs_are_under_way(fake: FakeServer) -> None:
     with Client(fake.target) as client:
         found = client.classify_batch(images(*[1] * 64 * 12), model="m")
     assert len(found) == 64 * 12
-    assert most == sync._IN_FLIGHT
+    assert most == RPCS_IN_FLIGHT
 
 
 def test_no_images_make_no_rpc(fake: FakeServer) -> None:
@@ -169,7 +170,7 @@ def test_every_status_has_its_class(
 ) -> None:
     """The server's sentence, and the id under which its log tells more; alike for one image and for many."""
     fake.before = lambda request, context: refuse(context, code, "the reason")
-    with Client(fake.target) as client:
+    with Client(fake.target, retry=None) as client:
         with pytest.raises(convserve.ConvserveError) as one:
             client.classify(b"\x01", model="m", request_id="a")
         with pytest.raises(convserve.ConvserveError) as many:
@@ -185,7 +186,7 @@ def test_overload_says_when_to_come_back(fake: FakeServer) -> None:
     fake.before = lambda request, context: refuse(
         context, grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", "RetryInfo", details
     )
-    with Client(fake.target) as client, pytest.raises(convserve.OverloadedError) as caught:
+    with Client(fake.target, retry=None) as client, pytest.raises(convserve.OverloadedError) as caught:
         client.classify(b"\x01", model="m")
     assert caught.value.retry_after_seconds == 1.25
 
@@ -206,7 +207,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
     """The error comes at once and names the address."""
     with running() as fake:
         target = fake.target
-    with Client(target) as client:
+    with Client(target, retry=None) as client:
         with pytest.raises(convserve.UnavailableError, match=target):
             client.classify(b"\x01", model="m")
         with pytest.raises(convserve.UnavailableError):
@@ -237,7 +238,7 @@ def test_a_timeout_covers_the_whole_batch(fake: FakeServer) -> None:
 def test_a_failure_gives_the_other_rpcs_up(fake: FakeServer) -> None:
     """The server is not left computing what nobody waits for."""
     gone = threading.Semaphore(0)
-    others = threading.Barrier(sync._IN_FLIGHT)
+    others = threading.Barrier(RPCS_IN_FLIGHT)
 
     def before(request: pb.ClassifyRequest, context: Any) -> None:
         others.wait(30)
@@ -250,7 +251,7 @@ def test_a_failure_gives_the_other_rpcs_up(fake: FakeServer) -> None:
     with Client(fake.target) as client:
         with pytest.raises(convserve.NotFoundError):
             client.classify_batch(images(99, *[1] * 64 * 5), model="m")
-        for _ in range(sync._IN_FLIGHT - 1):
+        for _ in range(RPCS_IN_FLIGHT - 1):
             assert gone.acquire(timeout=30)
 
 
@@ -280,6 +281,190 @@ def test_many_threads_share_a_client(fake: FakeServer) -> None:
     with Client(fake.target) as client, ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda value: client.classify(bytes([value]), model="m").index, range(200)))
     assert found == list(range(200))
+
+
+def test_a_list_of_images_is_answered_with_a_list(fake: FakeServer) -> None:
+    """One call for one or many."""
+    with Client(fake.target) as client:
+        found = client.classify(images(1, 2, 3), model="m")
+        assert [one.index for one in found] == [1, 2, 3]
+        assert client.classify((), model="m") == []
+    assert len(fake.requests) == 1
+
+
+def test_a_stream_is_read_as_it_is_used(fake: FakeServer) -> None:
+    """An endless one takes bounded memory, keeps its order, and ends when nobody wants more."""
+    taken = 0
+
+    def endless() -> Any:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield bytes([taken % 200])
+
+    with Client(fake.target) as client:
+        results = client.classify_iter(endless(), model="m", batch_size=8)
+        seen = [next(results).index for _ in range(100)]
+        assert seen == [index % 200 for index in range(1, 101)]
+        assert taken <= 100 + 8 * (RPCS_IN_FLIGHT + 1)
+        results.close()
+        assert [one.index for one in client.classify_iter(iter(images(1, 2)), model="m")] == [1, 2]
+
+
+def test_a_stream_gives_what_came_before_a_failure(fake: FakeServer) -> None:
+    """Then its error, with the position in the stream."""
+    fake.before = refuse_images(99)
+    with Client(fake.target) as client:
+        results = client.classify_iter(images(1, 2, 3, 4, 99, 6), model="m", batch_size=2)
+        assert [next(results).index for _ in range(4)] == [1, 2, 3, 4]
+        with pytest.raises(convserve.InvalidRequestError, match=r"encoded\.images\[4\]"):
+            next(results)
+
+
+@pytest.mark.parametrize("arguments", [{"images": b"\x01"}, {"batch_size": 0}, {"timeout": -1.0}, {"top_k": -1}])
+def test_a_wrong_stream_is_refused_before_it_begins(fake: FakeServer, arguments: dict[str, Any]) -> None:
+    """By the call, not by the first result."""
+    with Client(fake.target) as client, pytest.raises(convserve.InvalidRequestError):
+        client.classify_iter(**{"images": [], "model": "m", **arguments})
+
+
+def failing(fake: FakeServer, code: grpc.StatusCode, times: int = 10**9) -> None:
+    """Have the first calls end with a status."""
+
+    def before(request: pb.ClassifyRequest, context: Any) -> None:
+        if len(fake.requests) <= times:
+            refuse(context, code, "not now")
+
+    fake.before = before
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"])
+def test_failures_that_pass_are_not_seen(fake: FakeServer, code: str, many: bool) -> None:
+    """The RPC is repeated under the same id until it succeeds."""
+    failing(fake, grpc.StatusCode[code], times=3)
+    with Client(fake.target, retry=Retry(initial_seconds=0.001)) as client:
+        found = client.classify(images(1), model="m")[0] if many else client.classify(b"\x01", model="m")
+    assert found.index == 1
+    assert len(fake.requests) == 4
+    assert len({data["x-request-id"] for data in fake.metadata}) == 1
+
+
+def test_the_servers_hint_is_honoured(fake: FakeServer) -> None:
+    """The next attempt comes no earlier than it asks."""
+    details = error_details_pb2.RetryInfo()
+    details.retry_delay.FromMilliseconds(80)
+    times: list[float] = []
+
+    def before(request: pb.ClassifyRequest, context: Any) -> None:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", "RetryInfo", details)
+
+    fake.before = before
+    with Client(fake.target) as client:
+        client.classify(b"\x01", model="m")
+    assert times[1] - times[0] >= 0.08
+
+
+def test_repetitions_end_before_the_deadline(fake: FakeServer) -> None:
+    """The caller gets the server's last word, and in time."""
+    failing(fake, grpc.StatusCode.UNAVAILABLE)
+    with Client(fake.target, retry=Retry(attempts=1000, initial_seconds=0.01, max_seconds=0.02)) as client:
+        assert client.health()  # connected
+        started = time.monotonic()
+        with pytest.raises(convserve.UnavailableError, match="not now"):
+            client.classify(b"\x01", model="m", timeout=1.0)
+        assert time.monotonic() - started < 5  # not a measurement: attempts=1000 would take longer
+    assert len(fake.requests) > 3
+
+
+def test_repetitions_end_with_the_budget(fake: FakeServer) -> None:
+    """All calls of a client share it: a server that fails gets little more load than from single attempts."""
+    failing(fake, grpc.StatusCode.UNAVAILABLE)
+    with Client(fake.target, retry=Retry(attempts=3, initial_seconds=0.001, budget=5)) as client:
+        for _ in range(20):
+            with pytest.raises(convserve.UnavailableError):
+                client.classify(b"\x01", model="m")
+    assert len(fake.requests) == 20 + 5
+
+
+def test_closing_ends_a_wait_between_attempts(fake: FakeServer) -> None:
+    """A thread that would try again later is told."""
+    refused = threading.Event()
+
+    def before(request: pb.ClassifyRequest, context: Any) -> None:
+        refused.set()
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "not now")
+
+    fake.before = before
+    client = Client(fake.target, retry=Retry(initial_seconds=60, max_seconds=60), timeout=600)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lambda: client.classify(b"\x01", model="m"))
+        assert refused.wait(30)
+        client.close()
+        with pytest.raises(convserve.CancelledError, match="the client was closed"):
+            call.result(30)
+
+
+@pytest.mark.parametrize("health_check", [True, False])
+def test_servers_that_are_not_serving_are_left_out(health_check: bool) -> None:
+    """Of two addresses, the one that says so gets no calls, unless health is not asked for."""
+    with running() as good, running() as bad:
+        bad.say(b"\x08\x02")
+        target = f"ipv4:{good.target},{bad.target}"
+        with Client(target, health_check=health_check, retry=None) as client:
+            for _ in range(40):
+                client.classify(b"\x01", model="m")
+        assert len(good.requests) + len(bad.requests) == 40
+        assert bool(bad.requests) is not health_check
+
+
+def test_a_server_that_says_not_serving_can_be_asked_why() -> None:
+    """Classifying is refused; health and models are answered."""
+    with running() as fake, Client(fake.target, retry=None) as client:
+        fake.say(b"\x08\x02")
+        with pytest.raises(convserve.UnavailableError):
+            client.classify(b"\x01", model="m")
+        assert client.health() is False
+        assert client.models() == []
+
+
+def test_waiting_for_a_server(fake: FakeServer) -> None:
+    """With wait_for_ready, a call lasts until the server is there, or its deadline."""
+    with running() as gone:
+        target = gone.target
+    with Client(target, wait_for_ready=True) as client, ThreadPoolExecutor(1) as pool:
+        with pytest.raises(convserve.DeadlineError):
+            client.classify(b"\x01", model="m", timeout=0.05)
+        call = pool.submit(lambda: client.classify(b"\x05", model="m", timeout=60))
+        with running(port=int(target.rpartition(":")[2])):
+            assert call.result(60).index == 5
+
+
+def test_a_timeout_may_be_infinite(fake: FakeServer) -> None:
+    """For those who want none."""
+    with Client(fake.target, timeout=float("inf")) as client:
+        assert client.classify(b"\x01", model="m").index == 1
+        assert client.classify(images(1), model="m")[0].index == 1
+
+
+def test_a_closed_client_says_so(fake: FakeServer) -> None:
+    """Every call; and closing twice is no trouble."""
+    client = Client(fake.target)
+    client.classify(b"\x01", model="m")
+    client.close()
+    client.close()
+    for call in (
+        lambda: client.classify(b"\x01", model="m"),
+        lambda: client.classify_batch([], model="m"),
+        lambda: client.classify_iter([], model="m"),
+        client.models,
+        lambda: client.model("m"),
+        client.health,
+    ):
+        with pytest.raises(convserve.ClosedError, match="the client is closed"):
+            call()
 
 
 def test_models_are_listed(fake: FakeServer) -> None:

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-import uuid
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, overload
 
-import grpc
-
-from convserve.client import codec, status
-from convserve.client.codec import Chunk, ImageLike, Options
+from convserve.client import replies, requests, tracing
+from convserve.client.images import ImageLike, Loaded, load
+from convserve.client.requests import Chunk, Options
 from convserve.client.results import Classification, ModelInfo
+from convserve.client.retry import Retries, Retry
+from convserve.client.security import Tls, Token
+from convserve.client.settings import (
+    DEFAULT_CONNECTIONS,
+    DEFAULT_MAX_MESSAGE_BYTES,
+    DEFAULT_TIMEOUT,
+    RPCS_IN_FLIGHT,
+    SERVING,
+    Settings,
+    Terms,
+    check_timeout,
+    new_request_id,
+    tls_of,
+)
+from convserve.client.sync.calls import Call, Calls
+from convserve.client.sync.coalescer import Coalescer
+from convserve.client.tracing import Trace
+from convserve.errors import InvalidRequestError
+from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import model_pb2
-from convserve.v1.classification_pb2_grpc import ClassificationServiceStub
-from convserve.v1.model_pb2_grpc import ModelServiceStub
 
-Q = TypeVar("Q")
-A = TypeVar("A")
-
-DEFAULT_TIMEOUT = 10.0
-"""Seconds an RPC may take when the caller says nothing."""
-
-DEFAULT_MAX_MESSAGE_BYTES = 64 * 2**20
-"""Bytes of one message, in either direction: the server's default."""
-
-_IN_FLIGHT = 4
-"""RPCs of one big batch under way at a time: the server always has the next rows, and others find room in its queue."""
-
-_SERVING = b"\x08\x01"
-"""A `grpc.health.v1.HealthCheckResponse` whose status is SERVING, as it travels."""
+I = TypeVar("I", bound=ImageLike)  # noqa: E741  # an image
 
 
 class Client:
     """Classifies images with a convserve server. One client serves many threads.
 
-    The connection is made at the first call, and again when it was lost. Close the client, or use it as a context
-    manager, to drop it.
+    Connections are made at the first call, and again when they were lost. Close the client, or use it as a context
+    manager, to drop them. It starts no thread of its own.
 
-    Every call may raise, besides what it names itself:
+    Failed RPCs are repeated while the deadline and the retry settings allow it. Every call may raise, besides what it
+    names itself:
 
     * UnavailableError: the server cannot be reached, is loading or is draining.
     * DeadlineError: the deadline has passed, or the server refused because it cannot be met.
@@ -48,6 +52,8 @@ class Client:
     * UnauthenticatedError, PermissionDeniedError: credentials are missing, wrong, or not enough.
     * UnsupportedError: the server does not have this method.
     * InternalError: the server failed; `request_id` finds the reason in its log.
+    * CancelledError: the client was closed meanwhile.
+    * ClosedError: the client was closed before, or used before this process was forked.
     """
 
     def __init__(
@@ -55,30 +61,56 @@ class Client:
         target: str,
         *,
         timeout: float = DEFAULT_TIMEOUT,
+        coalesce: bool = True,
+        connections: int = DEFAULT_CONNECTIONS,
+        retry: Retry | None = Retry(),  # noqa: B008  # frozen
+        wait_for_ready: bool = False,
+        health_check: bool = True,
+        tls: bool | Tls = False,
+        token: Token | None = None,
+        plaintext_token: bool = False,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
         """Prepare to talk to `target`; no connection is made yet.
 
         Args:
-            target: `host:port`, or any name gRPC resolves, such as `dns:///models.example:8001`.
-            timeout: seconds that each RPC may take, unless a call says otherwise.
+            target: `host:port`, or any name gRPC resolves: `dns:///models.example:8001` uses all addresses of the
+                name, `ipv4:10.0.0.1:8001,10.0.0.2:8001` these two, `unix:/run/convserve.sock` a socket.
+            timeout: seconds that a call may take, its repetitions included, unless the call says otherwise. Infinity:
+                for ever.
+            coalesce: whether single images of concurrent callers travel as one RPC. A lone caller never waits for
+                others.
+            connections: connections to each address; a server with several workers spreads them.
+            retry: how failed RPCs are repeated; None: never.
+            wait_for_ready: whether calls wait, until their deadline, for a server that cannot be reached; if not, they
+                fail when the retries are used up.
+            health_check: whether addresses that say NOT_SERVING (`grpc.health.v1`) are left out. Servers without health
+                service count as healthy.
+            tls: True: TLS with the machine's usual roots; or a `Tls` that says more.
+            token: bearer token, or a function that gives the current one.
+            plaintext_token: whether the token may travel without TLS to another machine.
             max_message_bytes: bytes of the largest message, sent or received. The server has a limit of its own.
+
+        Raises:
+            ConfigError: an argument is wrong, or a file cannot be read.
         """
-        self._timeout = timeout
-        self._max_message_bytes = max_message_bytes
-        self._channel = grpc.insecure_channel(
-            target,
-            options=[
-                ("grpc.max_send_message_length", max_message_bytes),
-                ("grpc.max_receive_message_length", max_message_bytes),
-            ],
+        settings = Settings(
+            target=target,
+            timeout=timeout,
+            max_message_bytes=max_message_bytes,
+            connections=connections,
+            retry=retry,
+            wait_for_ready=wait_for_ready,
+            health_check=health_check,
+            tls=tls_of(tls),
+            token=token,
+            plaintext_token=plaintext_token,
         )
-        self._classification = ClassificationServiceStub(self._channel)
-        self._models = ModelServiceStub(self._channel)
-        # Without serializers: bytes go out, bytes come in.
-        self._check_health: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
-            "/grpc.health.v1.Health/Check"
-        )
+        self._settings = settings
+        self._calls = Calls(settings, Retries(retry))
+        self._coalescer: Coalescer | None = None
+        if coalesce:
+            self._coalescer = Coalescer(self._send, self._calls.retries.budget, max_message_bytes, connections)
 
     def __enter__(self) -> Client:
         """Return the client itself."""
@@ -91,9 +123,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Drop the connection. Calls under way end with CancelledError."""
-        self._channel.close()
+        """Drop the connections. Calls under way end with CancelledError."""
+        self._calls.close()
 
+    @overload
     def classify(
         self,
         image: ImageLike,
@@ -104,8 +137,33 @@ class Client:
         timeout: float | None = None,
         explain: bool = False,
         request_id: str | None = None,
-    ) -> Classification:
-        """Classify one image.
+    ) -> Classification: ...
+
+    @overload
+    def classify(
+        self,
+        image: list[I] | tuple[I, ...],
+        *,
+        model: str,
+        version: int | str | None = None,
+        top_k: int = 1,
+        timeout: float | None = None,
+        explain: bool = False,
+        request_id: str | None = None,
+    ) -> list[Classification]: ...
+
+    def classify(
+        self,
+        image: ImageLike | list[I] | tuple[I, ...],
+        *,
+        model: str,
+        version: int | str | None = None,
+        top_k: int = 1,
+        timeout: float | None = None,
+        explain: bool = False,
+        request_id: str | None = None,
+    ) -> Classification | list[Classification]:
+        """Classify one image; or several, in a list or tuple, as `classify_batch` does.
 
         Args:
             image: path of an image file, its bytes, a file object, a Pillow image, or a uint8 array [H, W] or [H, W, C]
@@ -115,7 +173,7 @@ class Client:
             top_k: classes to return, most probable first.
             timeout: seconds the call may take; None: the client's.
             explain: whether the result tells how its batch ran.
-            request_id: id for the server's logs; None: a new one.
+            request_id: id for the server's logs; None: a new one. An image with an id of its own travels alone.
 
         Raises:
             InvalidRequestError: this is no image, or not one that the model takes.
@@ -123,11 +181,25 @@ class Client:
             VersionNotAvailableError: the version exists and cannot answer.
             OSError: the file cannot be read.
         """
+        if isinstance(image, list | tuple):
+            return self.classify_batch(
+                image,
+                model=model,
+                version=version,
+                top_k=top_k,
+                timeout=timeout,
+                explain=explain,
+                request_id=request_id,
+            )
+        deadline = self._begin(timeout)
         options = Options(model, version, top_k, explain)
-        (chunk,) = codec.chunks([image], options, self._max_message_bytes)
-        request_id = request_id or uuid.uuid4().hex
-        reply = self._ask(self._classification.Classify, chunk.request, timeout, request_id)
-        (result,) = codec.classifications(reply, 1)
+        options.check()
+        loaded = load(image, 0)
+        if request_id is None and self._coalescer is not None and self._coalescer.takes(loaded):
+            return self._coalescer.classify(loaded, options, deadline, tracing.current())
+        request = requests.of_one(loaded, options, self._settings.max_message_bytes)
+        terms = Terms(deadline, request_id or new_request_id(), tracing.current())
+        (result,) = self._classify(request, 1, terms)
         return result
 
     def classify_batch(
@@ -155,29 +227,54 @@ class Client:
             explain: whether each result tells how its batch ran.
             request_id: id for the server's logs; RPCs after the first add `-` and the position of their first image.
         """
+        ends = self._begin(timeout)
+        until = None if timeout is None else ends
         options = Options(model, version, top_k, explain)
-        request_id = request_id or uuid.uuid4().hex
-        ends = None if timeout is None else time.monotonic() + timeout
-        pending: deque[_Call] = deque()
-        results: list[Classification] = []
-        try:
-            for chunk in codec.chunks(images, options, self._max_message_bytes):
-                if len(pending) == _IN_FLIGHT:
-                    results += pending.popleft().finish()
-                left = self._timeout if ends is None else ends - time.monotonic()
-                chunk_id = f"{request_id}-{chunk.first}" if chunk.first else request_id
-                pending.append(_Call(self._classification, chunk, left, chunk_id))
-            while pending:
-                results += pending.popleft().finish()
-        finally:
-            for call in pending:
-                call.cancel()
-        return results
+        return list(self._iterate(self._chunks(images, options, until, request_id, requests.MAX_ROWS)))
+
+    def classify_iter(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        model: str,
+        version: int | str | None = None,
+        top_k: int = 1,
+        timeout: float | None = None,
+        explain: bool = False,
+        request_id: str | None = None,
+        batch_size: int = requests.MAX_ROWS,
+    ) -> Generator[Classification, None, None]:
+        """Classify a stream of images, however long; the results come in the order of the images.
+
+        Images are taken from the iterable as results are taken from here: at most five times `batch_size` are held. If
+        an RPC fails, its error is raised after the results before it. Close the iterator to give the rest up.
+        Arguments and errors are those of `classify_batch`, but:
+
+        Args:
+            images: any iterable of images, of any kinds mixed, also one without end.
+            model: name of the model.
+            version: version number, or alias such as `stable`. None: the server's choice.
+            top_k: classes to return for each image, most probable first.
+            timeout: seconds that each RPC may take; None: the client's.
+            explain: whether each result tells how its batch ran.
+            request_id: id for the server's logs; RPCs after the first add `-` and the position of their first image.
+            batch_size: images that travel in one RPC. A source that brings them slowly wants fewer, or single calls.
+        """
+        if batch_size < 1:
+            raise InvalidRequestError.of("batch_size", f"{batch_size} came; it is a number of images, 1 or more")
+        check_timeout(timeout)
+        self._calls.check_usable()
+        requests.check_many(images)
+        options = Options(model, version, top_k, explain)
+        options.check()
+        return self._iterate(self._chunks(images, options, None, request_id, batch_size, timeout))
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Describe every model of the server with all its versions, sorted by name; those that failed included."""
-        reply = self._ask(self._models.ListModels, model_pb2.ListModelsRequest(), timeout, uuid.uuid4().hex)
-        return [codec.model_info(model) for model in reply.models]
+        terms = Terms(self._begin(timeout), new_request_id(), tracing.current())
+        request = model_pb2.ListModelsRequest()
+        reply = Call(self._calls, self._calls.control, lambda made: made.list_models, request, terms).finish()
+        return [replies.model_info(model) for model in reply.models]
 
     def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """Describe one model.
@@ -185,48 +282,74 @@ class Client:
         Raises:
             NotFoundError: the server has no such model.
         """
-        reply = self._ask(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout, uuid.uuid4().hex)
-        return codec.model_info(reply.model)
+        terms = Terms(self._begin(timeout), new_request_id(), tracing.current())
+        request = model_pb2.GetModelRequest(name=name)
+        reply = Call(self._calls, self._calls.control, lambda made: made.get_model, request, terms).finish()
+        return replies.model_info(reply.model)
 
     def health(self, *, timeout: float | None = None) -> bool:
-        """Whether the server says that it takes requests (`grpc.health.v1`).
+        """Whether the server says that it takes requests (`grpc.health.v1`). Asks once, without repetitions.
 
         Raises:
             UnavailableError: the server cannot be reached.
         """
-        return self._ask(self._check_health, b"", timeout, uuid.uuid4().hex) == _SERVING
+        terms = Terms(self._begin(timeout), new_request_id(), repeat=False)
+        return Call(self._calls, self._calls.control, lambda made: made.check_health, b"", terms).finish() == SERVING
 
-    def _ask(self, method: grpc.UnaryUnaryMultiCallable[Q, A], request: Q, timeout: float | None, request_id: str) -> A:
-        """Make one RPC and wait for its reply."""
+    def _iterate(self, chunks: Generator[list[Classification], None, None]) -> Generator[Classification, None, None]:
+        """The single results. What is under way is given up when the iteration ends early."""
+        with contextlib.closing(chunks):
+            for results in chunks:
+                yield from results
+
+    def _begin(self, timeout: float | None) -> float:
+        """Check what every call checks. Returns the call's deadline."""
+        self._calls.check_usable()
+        check_timeout(timeout)
+        return time.monotonic() + self._settings.seconds(timeout)
+
+    def _send(self, images: Sequence[Loaded], options: Options, deadline: float, trace: Trace) -> list[Classification]:
+        """Classify images of one kind in one RPC."""
+        request = requests.request_of(images, options)
+        return self._classify(request, len(images), Terms(deadline, new_request_id(), trace))
+
+    def _classify(self, request: pb.ClassifyRequest, rows: int, terms: Terms) -> list[Classification]:
+        call = Call(self._calls, self._calls.pool, lambda made: made.classify, request, terms)
+        return replies.classifications(call.finish(), rows)
+
+    def _chunks(
+        self,
+        images: Iterable[ImageLike],
+        options: Options,
+        until: float | None,
+        request_id: str | None,
+        rows: int,
+        timeout: float | None = None,
+    ) -> Generator[list[Classification], None, None]:
+        """Send images in chunks, some at a time, and give the results of each in order.
+
+        All of them must be back at `until`, or each within `timeout` seconds.
+        """
+        request_id = request_id or new_request_id()
+        trace = tracing.current()
+        pending: deque[tuple[Chunk, Call[pb.ClassifyRequest, pb.ClassifyResponse]]] = deque()
+
+        def finish() -> list[Classification]:
+            chunk, call = pending.popleft()
+            return replies.classifications(call.finish(), chunk.rows)
+
         try:
-            return method(
-                request,
-                timeout=self._timeout if timeout is None else timeout,
-                metadata=((status.REQUEST_ID_KEY, request_id),),
-            )
-        except grpc.RpcError as failure:
-            raise status.error_of(failure, request_id) from failure
-
-
-class _Call:
-    """One RPC of a big batch, under way."""
-
-    def __init__(self, stub: ClassificationServiceStub, chunk: Chunk, timeout: float, request_id: str) -> None:
-        """Send the chunk."""
-        self._chunk = chunk
-        self._request_id = request_id
-        self._future = stub.Classify.future(
-            chunk.request, timeout=timeout, metadata=((status.REQUEST_ID_KEY, request_id),)
-        )
-
-    def cancel(self) -> None:
-        """Give the RPC up."""
-        self._future.cancel()
-
-    def finish(self) -> list[Classification]:
-        """Wait for the reply."""
-        try:
-            reply = self._future.result()
-        except grpc.RpcError as failure:
-            raise status.error_of(failure, self._request_id, self._chunk.first) from failure
-        return codec.classifications(reply, self._chunk.rows)
+            for chunk in requests.chunks(images, options, self._settings.max_message_bytes, rows):
+                if len(pending) == RPCS_IN_FLIGHT:
+                    yield finish()
+                deadline = until if until is not None else time.monotonic() + self._settings.seconds(timeout)
+                chunk_id = f"{request_id}-{chunk.first}" if chunk.first else request_id
+                terms = Terms(deadline, chunk_id, trace, chunk.first)
+                call = Call(self._calls, self._calls.pool, lambda made: made.classify, chunk.request, terms)
+                call.start()
+                pending.append((chunk, call))
+            while pending:
+                yield finish()
+        finally:
+            for _, call in pending:
+                call.cancel()

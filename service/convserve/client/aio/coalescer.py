@@ -1,0 +1,145 @@
+"""Tasks around `coalescing`: single images of concurrent callers travel as one RPC.
+
+A lone caller's RPC is made by its own task. A group's RPC is made by a task of its own, so that a caller who is
+cancelled or late takes nothing from the others; when all of them have gone, the task is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from convserve.client import coalescing
+from convserve.client.coalescing import Group, Lanes
+from convserve.client.images import Loaded
+from convserve.client.requests import Options
+from convserve.client.results import Classification
+from convserve.client.retry import Budget
+from convserve.client.splitting import Outcome, exchange
+from convserve.client.tracing import Trace
+from convserve.errors import ConvserveError, DeadlineError
+
+Send: TypeAlias = Callable[[Sequence[Loaded], Options, float, Trace], Awaitable[list[Classification]]]
+"""Classifies images in one RPC, until a deadline, with a trace context. Raises ConvserveError."""
+
+Waiter: TypeAlias = "asyncio.Future[Classification]"
+Row: TypeAlias = coalescing.Row[Waiter]
+
+
+class Coalescer:
+    """Lets concurrent callers of one event loop share RPCs."""
+
+    def __init__(self, send: Send, budget: Budget, max_message_bytes: int, connections: int) -> None:
+        """Make RPCs with `send`; what is repeated only by chance of success is taken from `budget`."""
+        self._send = send
+        self._budget = budget
+        self._lanes: Lanes[Waiter] = Lanes(max_message_bytes, connections)
+        self._tasks: dict[Group[Waiter], asyncio.Task[list[list[Row]]]] = {}
+
+    def takes(self, image: Loaded) -> bool:
+        """Whether an image is small enough to be worth gathering."""
+        return self._lanes.takes(image)
+
+    async def close(self) -> None:
+        """Wait for the tasks, whose RPCs have been ended."""
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def classify(self, image: Loaded, options: Options, deadline: float, trace: Trace) -> Classification:
+        """Classify one image, together with those of other callers when there are any.
+
+        Raises:
+            ConvserveError: this image's error, or that of an RPC which would have failed without the others too.
+        """
+        loop = asyncio.get_running_loop()
+        row: Row = coalescing.Row(image, deadline, trace, loop.create_future())
+        group = self._lanes.enter(row, options, loop.time())
+        if group is None:
+            return await self._alone(row, options)
+        if not group.gathering:
+            self._go(group)
+        elif group.rows[0] is row:
+            loop.call_at(group.since + coalescing.WINDOW_SECONDS, self._window_ends, group)
+        try:
+            async with asyncio.timeout_at(deadline if deadline < math.inf else None):
+                return await row.waiter
+        except TimeoutError:
+            raise DeadlineError("the deadline passed before the answer was there") from None
+        finally:
+            self._leave(row)
+
+    async def _alone(self, row: Row, options: Options) -> Classification:
+        try:
+            results = await self._send([row.image], options, row.deadline, row.trace)
+        finally:
+            if row.group is not None:
+                self._returned(row.group)
+        return results[0]
+
+    def _window_ends(self, group: Group[Waiter]) -> None:
+        loop = asyncio.get_running_loop()
+        self._go(self._lanes.due(group, loop.time()))
+        if group.gathering:
+            loop.call_at(group.since + coalescing.BUSY_SECONDS, self._window_ends, group)
+
+    def _go(self, group: Group[Waiter] | None) -> None:
+        """Send a group if there is one."""
+        if group is not None:
+            task = self._tasks[group] = asyncio.create_task(self._drive(group))
+            task.add_done_callback(functools.partial(self._done, group))  # runs also if the task never begins
+
+    async def _drive(self, group: Group[Waiter]) -> list[list[Row]]:
+        """Make the group's RPC and hand out what came of it. Returns the rows that must go again."""
+        rows = list(group.rows)
+        try:
+            return await self._exchange(group, rows) if rows else []
+        except Exception as error:  # noqa: BLE001  # a defect, or the application's token function; everybody is told
+            _settle((row, error) for row in rows)
+            return []
+
+    def _done(self, group: Group[Waiter], task: asyncio.Task[list[list[Row]]]) -> None:
+        del self._tasks[group]
+        self._returned(group, [] if task.cancelled() else task.result())
+
+    async def _exchange(self, group: Group[Waiter], rows: list[Row]) -> list[list[Row]]:
+        steps = exchange(rows, self._lanes, self._budget, asyncio.get_running_loop().time, _settle)
+        try:
+            sending = next(steps)
+            while True:
+                sending = steps.send(await self._outcome(sending, group.options))
+        except StopIteration as end:
+            parts: list[list[Row]] = end.value
+            return parts
+
+    async def _outcome(self, rows: Sequence[Row], options: Options) -> list[Classification] | ConvserveError:
+        deadline = max(row.deadline for row in rows)
+        try:
+            return await self._send([row.image for row in rows], options, deadline, coalescing.trace_of(rows))
+        except ConvserveError as error:
+            return error
+
+    def _returned(self, group: Group[Waiter], parts: Iterable[list[Row]] = ()) -> None:
+        """What was sent has come back; some rows may go again, and those who gathered meanwhile may go now."""
+        for rows in parts:
+            waiting = [row for row in rows if row in group.rows and not row.waiter.done()]
+            if waiting:
+                self._go(self._lanes.again(group, waiting))
+        self._go(self._lanes.returned(group.lane, asyncio.get_running_loop().time()))
+
+    def _leave(self, row: Row) -> None:
+        """A caller has its answer or has given up. What nobody waits for any more is cancelled."""
+        self._lanes.leave(row)
+        group = row.group
+        if group is not None and not group.rows and group in self._tasks:
+            self._tasks[group].cancel()
+
+
+def _settle(outcomes: Iterable[tuple[Row, Outcome]]) -> None:
+    for row, outcome in outcomes:
+        if not row.waiter.done():
+            if isinstance(outcome, Exception):
+                row.waiter.set_exception(outcome)
+            else:
+                row.waiter.set_result(outcome)

@@ -1,0 +1,179 @@
+"""Which single images travel together. Pure: `now` comes in, nothing waits and nothing is sent.
+
+The rule is the server's own pull batching, one step earlier. When no RPC of a lane is under way, an image goes at once
+and alone: a lone caller pays nothing. While some are under way, images gather. They go together when nothing is under
+way any more, when the window of the first of them ends, or when they are full. If every connection has an RPC under
+way when the window ends, they wait until one returns: sending more would only make each group smaller and each RPC
+slower. So groups are as large as the load makes them.
+
+A lane is what images must have in common: model, version, top_k, explain, and being files or pixels of one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from convserve.client.images import Loaded
+from convserve.client.requests import MAX_ROWS, Options, kind_of, size_of
+from convserve.client.tracing import Trace
+
+W = TypeVar("W")
+
+WINDOW_SECONDS = 0.001
+"""How long images wait for others while an RPC is under way, counted from the first that waits."""
+
+BUSY_SECONDS = 0.02
+"""Longest time that they wait when every connection is busy. Ends the wait when a server hangs."""
+
+_CLOCK_SECONDS = 1e-6
+"""How much too early a timer may be."""
+
+IMAGE_BYTES = 64 * 2**10
+"""Larger images travel alone: the RPC is a small part of their cost, and the server decodes the files of one RPC one
+after the other."""
+
+
+@dataclass(eq=False, slots=True)
+class Row(Generic[W]):
+    """One caller's image on its way."""
+
+    image: Loaded
+    """The image, read."""
+    deadline: float
+    """When the caller gives up; reading of the caller's clock."""
+    trace: Trace
+    """The caller's trace context."""
+    waiter: W
+    """Where the caller waits; means nothing here."""
+    group: Group[W] | None = None
+    """The images it travels with."""
+
+
+@dataclass(eq=False, slots=True)
+class Group(Generic[W]):
+    """Images that travel in one RPC."""
+
+    lane: Hashable
+    """What they have in common."""
+    options: Options
+    """What their callers want."""
+    rows: list[Row[W]] = field(default_factory=list)
+    """The images whose callers still wait, in the order they came."""
+    since: float = 0.0
+    """When the first of them came."""
+    gathering: bool = True
+    """Whether more may join."""
+
+    @property
+    def first(self) -> Row[W] | None:
+        """The row that came first, while more may join."""
+        return self.rows[0] if self.gathering and self.rows else None
+
+    @property
+    def last(self) -> Row[W]:
+        """The row whose caller waits longest; of equals, the one that came last."""
+        return max(reversed(self.rows), key=lambda row: row.deadline)
+
+
+@dataclass(eq=False, slots=True)
+class _Lane(Generic[W]):
+    under_way: int = 0
+    group: Group[W] | None = None
+
+
+class Lanes(Generic[W]):
+    """Who goes now and who waits. Not thread-safe."""
+
+    def __init__(self, max_message_bytes: int, connections: int, max_rows: int = MAX_ROWS) -> None:
+        """Gather at most `max_rows` rows, which fit a message; RPCs can travel over so many connections."""
+        self.max_rows = max_rows
+        """Rows of a full group; lowered when a server turns out to take less."""
+        self._image_bytes = min(IMAGE_BYTES, max_message_bytes // (max_rows + 1))
+        self._connections = connections
+        self._lanes: dict[Hashable, _Lane[W]] = {}
+
+    def __len__(self) -> int:
+        """Lanes in use."""
+        return len(self._lanes)
+
+    def takes(self, image: Loaded) -> bool:
+        """Whether an image is small enough to be worth gathering."""
+        return size_of(image) <= self._image_bytes
+
+    def enter(self, row: Row[W], options: Options, now: float) -> Group[W] | None:
+        """An image has come. Returns the group that it joined, which goes now if `gathering` is False.
+
+        None: it goes at once and alone. Either way, whatever goes must be told to `returned` when it is back.
+        """
+        key = (options, kind_of(row.image))
+        lane = self._lanes.get(key)
+        if lane is None:
+            self._lanes[key] = lane = _Lane()
+        if not lane.under_way:
+            lane.under_way = 1
+            row.group = Group(key, options, [row], gathering=False)
+            return None
+        group = lane.group
+        if group is None:
+            lane.group = group = Group(key, options, since=now)
+        group.rows.append(row)
+        row.group = group
+        if len(group.rows) >= self.max_rows:
+            self.release(group)
+        return group
+
+    def returned(self, key: Hashable, now: float) -> Group[W] | None:
+        """What was sent has come back. Returns the group that goes now."""
+        lane = self._lanes[key]
+        lane.under_way -= 1
+        group = lane.group
+        if group is None:
+            if not lane.under_way:
+                del self._lanes[key]
+            return None
+        return group if not lane.under_way and self.release(group) else self.due(group, now)
+
+    def due(self, group: Group[W], now: float) -> Group[W] | None:
+        """Let a group go if it has waited long enough; returns it if so."""
+        busy = self._lanes[group.lane].under_way >= self._connections if group.gathering else False
+        waited = now - group.since + _CLOCK_SECONDS
+        return group if waited >= (BUSY_SECONDS if busy else WINDOW_SECONDS) and self.release(group) else None
+
+    def release(self, group: Group[W]) -> bool:
+        """Let a group go. False if it went before."""
+        if not group.gathering:
+            return False
+        group.gathering = False
+        lane = self._lanes[group.lane]
+        lane.group = None
+        lane.under_way += 1
+        return True
+
+    def leave(self, row: Row[W]) -> None:
+        """A caller has given up. Does nothing to what is on its way."""
+        group = row.group
+        if group is None or row not in group.rows:
+            return
+        group.rows.remove(row)
+        if group.gathering and not group.rows:
+            group.gathering = False
+            self._lanes[group.lane].group = None
+
+    def again(self, group: Group[W], rows: list[Row[W]]) -> Group[W]:
+        """Some rows of a group go again, in an RPC of their own."""
+        self._lanes[group.lane].under_way += 1
+        made = Group(group.lane, group.options, rows, gathering=False)
+        for row in rows:
+            row.group = made
+        return made
+
+    def refused(self, count: int) -> None:
+        """A server refused so many images at once, and took one of them alone: it takes less."""
+        self.max_rows = max(1, min(self.max_rows, count // 2))
+
+
+def trace_of(rows: Iterable[Row[W]]) -> Trace:
+    """The trace context that an RPC carries: that of its first caller who has one."""
+    return next((row.trace for row in rows if row.trace), ())

@@ -1,0 +1,199 @@
+"""Threads around `coalescing`: single images of concurrent callers travel as one RPC.
+
+No thread of its own. Each caller waits for its own answer, until its own deadline; for each group one caller is
+appointed to drive it: to make the RPC, repeat it where that makes sense, and hand out the answers. It is the one whose
+deadline is the latest, so it outlives all others and nobody's time is cut short or drawn out.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from convserve.client import coalescing
+from convserve.client.coalescing import Group, Lanes
+from convserve.client.images import Loaded
+from convserve.client.requests import Options
+from convserve.client.results import Classification
+from convserve.client.retry import Budget
+from convserve.client.splitting import Outcome, exchange
+from convserve.client.tracing import Trace
+from convserve.errors import ConvserveError, DeadlineError
+
+Send: TypeAlias = Callable[[Sequence[Loaded], Options, float, Trace], list[Classification]]
+"""Classifies images in one RPC, until a deadline, with a trace context. Raises ConvserveError."""
+
+
+class _Waiter:
+    """Where one caller waits. Written under the coalescer's lock."""
+
+    __slots__ = ("awake", "duty", "gate", "outcome")
+
+    def __init__(self) -> None:
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.awake = False
+        self.outcome: Outcome | None = None
+        self.duty: Group[_Waiter] | None = None
+
+    def wake(self) -> None:
+        if not self.awake:
+            self.awake = True
+            self.gate.release()
+
+    def finish(self, outcome: Outcome) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            self.wake()
+
+
+Row: TypeAlias = coalescing.Row[_Waiter]
+
+
+class Coalescer:
+    """Lets concurrent callers share RPCs. Thread-safe."""
+
+    def __init__(self, send: Send, budget: Budget, max_message_bytes: int, connections: int) -> None:
+        """Make RPCs with `send`; what is repeated only by chance of success is taken from `budget`."""
+        self._send = send
+        self._budget = budget
+        self._lanes: Lanes[_Waiter] = Lanes(max_message_bytes, connections)
+        self._lock = threading.Lock()
+
+    def takes(self, image: Loaded) -> bool:
+        """Whether an image is small enough to be worth gathering."""
+        return self._lanes.takes(image)
+
+    def classify(self, image: Loaded, options: Options, deadline: float, trace: Trace) -> Classification:
+        """Classify one image, together with those of other callers when there are any.
+
+        Raises:
+            ConvserveError: this image's error, or that of an RPC which would have failed without the others too.
+        """
+        row = coalescing.Row(image, deadline, trace, _Waiter())
+        with self._lock:
+            group = self._lanes.enter(row, options, time.monotonic())
+            if group is not None and not group.gathering:
+                self._appoint(group)
+        if group is None:
+            return self._alone(row, options)
+        try:
+            return self._wait(row, group)
+        except BaseException:
+            with self._lock:
+                self._leave(row)
+            raise
+
+    def _alone(self, row: Row, options: Options) -> Classification:
+        try:
+            (result,) = self._send([row.image], options, row.deadline, row.trace)
+        finally:
+            if row.group is not None:
+                self._returned(row.group)
+        return result
+
+    def _wait(self, row: Row, group: Group[_Waiter]) -> Classification:
+        """Wait for the answer, and do what this caller is appointed to. The first of a group watches its window."""
+        waiter = row.waiter
+        alarm = group.since + coalescing.WINDOW_SECONDS if group.first is row else math.inf
+        while True:
+            seconds = min(alarm, row.deadline) - time.monotonic()
+            signalled = waiter.gate.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
+            if waiter.outcome is None:
+                with self._lock:
+                    if signalled:
+                        waiter.awake = False
+                    now = time.monotonic()
+                    alarm = self._watch(group, now) if group.first is row else math.inf
+                    duty, waiter.duty = waiter.duty, None
+                    late = duty is None and waiter.outcome is None and now >= row.deadline
+                if late:
+                    raise DeadlineError("the deadline passed before the answer was there")
+                if duty is not None:
+                    self._drive(duty, row)
+            if isinstance(waiter.outcome, Exception):
+                raise waiter.outcome
+            if waiter.outcome is not None:
+                return waiter.outcome
+
+    def _watch(self, group: Group[_Waiter], now: float) -> float:
+        """Let a group go if its window has ended. Returns when to look again."""
+        self._go(self._lanes.due(group, now))
+        if not group.gathering:
+            return math.inf
+        window = group.since + coalescing.WINDOW_SECONDS
+        return window if now < window else group.since + coalescing.BUSY_SECONDS
+
+    def _drive(self, group: Group[_Waiter], driver: Row) -> None:
+        """Make the group's RPC and hand out what came of it."""
+        with self._lock:
+            rows = list(group.rows)
+        try:
+            parts = self._exchange(group, rows)
+        except Exception as error:  # noqa: BLE001  # a defect, or the application's token function; everybody is told
+            self._settle((row, error) for row in rows)
+            parts = []
+        except BaseException:  # this caller was interrupted; the others still want their answers
+            self._returned(group, [[row for row in rows if row is not driver]])
+            raise
+        self._returned(group, parts)
+
+    def _exchange(self, group: Group[_Waiter], rows: list[Row]) -> list[list[Row]]:
+        steps = exchange(rows, self._lanes, self._budget, time.monotonic, self._settle)
+        try:
+            sending = next(steps)
+            while True:
+                sending = steps.send(self._outcome(sending, group.options))
+        except StopIteration as end:
+            parts: list[list[Row]] = end.value
+            return parts
+
+    def _outcome(self, rows: Sequence[Row], options: Options) -> list[Classification] | ConvserveError:
+        deadline = max(row.deadline for row in rows)
+        try:
+            return self._send([row.image for row in rows], options, deadline, coalescing.trace_of(rows))
+        except ConvserveError as error:
+            return error
+
+    def _settle(self, outcomes: Iterable[tuple[Row, Outcome]]) -> None:
+        with self._lock:
+            for row, outcome in outcomes:
+                row.waiter.finish(outcome)
+
+    def _returned(self, group: Group[_Waiter], parts: Iterable[list[Row]] = ()) -> None:
+        """What was sent has come back; some rows may go again, and those who gathered meanwhile may go now."""
+        with self._lock:
+            for rows in parts:
+                waiting = [row for row in rows if row in group.rows and row.waiter.outcome is None]
+                if waiting:
+                    self._appoint(self._lanes.again(group, waiting))
+            self._go(self._lanes.returned(group.lane, time.monotonic()))
+
+    def _appoint(self, group: Group[_Waiter]) -> None:
+        """Have a caller drive a group that goes now."""
+        waiter = group.last.waiter
+        waiter.duty = group
+        waiter.wake()
+
+    def _go(self, group: Group[_Waiter] | None) -> None:
+        """Send a group if there is one."""
+        if group is not None:
+            self._appoint(group)
+
+    def _leave(self, row: Row) -> None:
+        """A caller has its answer or has given up. If it was to do something for others, somebody else does it."""
+        group = row.group
+        if group is None:
+            return
+        watched = group.first is row
+        self._lanes.leave(row)
+        duty, row.waiter.duty = row.waiter.duty, None
+        if duty is not None and duty.rows:
+            self._appoint(duty)
+        elif duty is not None:
+            self._go(self._lanes.returned(duty.lane, time.monotonic()))
+        elif watched and group.gathering:
+            group.rows[0].waiter.wake()

@@ -1,0 +1,387 @@
+"""The asynchronous client against a server of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+import pytest
+
+import convserve
+from convserve import AsyncClient, Classification
+from convserve.client import coalescing
+from convserve.client.settings import RPCS_IN_FLIGHT
+from convserve.v1 import classification_pb2 as pb
+from convserve.v1 import model_pb2
+from support.fake_server import FakeServer, Gate, first_bytes, refuse, refuse_images, running
+
+T = TypeVar("T")
+HELD = 250
+
+
+def run(test: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a test's coroutine; no test takes longer than a minute."""
+
+    async def limited() -> T:
+        async with asyncio.timeout(60):
+            return await test()
+
+    return asyncio.run(limited())
+
+
+@pytest.fixture
+def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups go when something returns or they are full."""
+    monkeypatch.setattr(coalescing, "WINDOW_SECONDS", 60.0)
+    monkeypatch.setattr(coalescing, "BUSY_SECONDS", 60.0)
+
+
+async def arrival(gate: Gate) -> None:
+    await asyncio.to_thread(gate.await_arrival)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not happen")
+
+
+def gathered(client: AsyncClient) -> int:
+    assert client._coalescer is not None
+    lanes = client._coalescer._lanes._lanes.values()
+    return sum(len(lane.group.rows) for lane in lanes if lane.group is not None)
+
+
+async def crowd(
+    client: AsyncClient, fake: FakeServer, *images: Any, **options: Any
+) -> tuple[Gate, asyncio.Task[Classification], list[asyncio.Task[Classification]]]:
+    """Have callers gather behind an RPC that the server holds."""
+    gate = Gate(HELD)
+    fake.before = gate
+    held = asyncio.create_task(client.classify(bytes([HELD]), model="m"))
+    await arrival(gate)
+    tasks = [asyncio.create_task(client.classify(image, model="m", **options)) for image in images]
+    await until(lambda: gathered(client) == len(images))
+    return gate, held, tasks
+
+
+def test_everything_that_the_other_client_does(fake: FakeServer, tmp_path: Path) -> None:
+    """One or many images of every kind, models, and health."""
+    fake.models = [model_pb2.Model(name="digits", default_version=2)]
+    path = tmp_path / "image.png"
+    path.write_bytes(b"\x05abc")
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            found = await client.classify(path, model="digits", version="stable", top_k=2, explain=True)
+            assert (found.label, found.index, len(found.top), found.model_version) == ("class 5", 5, 2, 4)
+            assert found.batch is not None
+            assert (await client.classify(BytesIO(b"\x06"), model="m", request_id="order-66")).request_id == "order-66"
+            assert (await client.classify(np.full((2, 2), 9, np.uint8), model="m")).index == 9
+            assert [one.index for one in await client.classify([path, path], model="m")] == [5, 5]
+            assert await client.classify_batch([], model="m") == []
+            (model,) = await client.models()
+            assert await client.model("digits") == model
+            with pytest.raises(convserve.NotFoundError, match="no model other"):
+                await client.model("other")
+            assert await client.health()
+            fake.say(b"\x08\x02")
+            assert not await client.health()
+
+    run(test)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_many_images_come_back_in_order(fake: FakeServer, is_async: bool) -> None:
+    """From an iterable or an async iterable; some RPCs at a time."""
+    values = np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8)
+
+    async def source() -> AsyncIterator[bytes]:
+        for value in values:
+            yield bytes([value])
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            images = source() if is_async else values[:, None, None]
+            found = await client.classify_batch(images, model="m", request_id="job")
+            assert [one.index for one in found] == values.tolist()
+            assert sorted(str(data["x-request-id"]) for data in fake.metadata) == sorted(
+                ["job", "job-64", "job-128", "job-192", "job-256"]
+            )
+
+    run(test)
+
+
+def test_a_stream_is_read_as_it_is_used(fake: FakeServer) -> None:
+    """An endless one takes bounded memory, and ends when nobody wants more."""
+    taken = 0
+
+    def endless() -> Any:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield bytes([taken % 200])
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            results = client.classify_iter(endless(), model="m", batch_size=8)
+            seen = [(await anext(results)).index for _ in range(100)]
+            assert seen == [index % 200 for index in range(1, 101)]
+            assert taken <= 100 + 8 * (RPCS_IN_FLIGHT + 1)
+            await results.aclose()
+
+    run(test)
+
+
+def test_a_failure_ends_a_batch(fake: FakeServer) -> None:
+    """The position counts from the first image."""
+    fake.before = refuse_images(99)
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            with pytest.raises(convserve.InvalidRequestError, match=r"encoded\.images\[70\]: is a damaged 99"):
+                await client.classify_batch([*[b"\x01"] * 70, b"\x63", b"\x01"], model="m")
+        assert len(asyncio.all_tasks()) == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("images", ["image.png", b"\x89PNG"])
+def test_one_image_where_many_are_wanted_is_refused(fake: FakeServer, images: Any) -> None:
+    """Before anything is sent."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            with pytest.raises(convserve.InvalidRequestError, match="give a list of images"):
+                await client.classify_batch(images, model="m")
+            with pytest.raises(convserve.InvalidRequestError, match="give a list of images"):
+                client.classify_iter(images, model="m")
+            with pytest.raises(convserve.InvalidRequestError, match="batch_size"):
+                client.classify_iter([], model="m", batch_size=0)
+            with pytest.raises(convserve.InvalidRequestError, match="timeout"):
+                await client.classify(b"\x01", model="m", timeout=-1)
+
+    run(test)
+
+
+@pytest.mark.usefixtures("no_window")
+def test_callers_behind_an_rpc_travel_together(fake: FakeServer) -> None:
+    """And nothing is left afterwards."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            gate, held, tasks = await crowd(client, fake, *[bytes([value]) for value in range(20)])
+            gate.open()
+            assert [(await task).index for task in [held, *tasks]] == [HELD, *range(20)]
+            assert [first_bytes(request) for request in fake.requests] == [[HELD], list(range(20))]
+            assert client._coalescer is not None
+            await until(lambda: client._coalescer is not None and not len(client._coalescer._lanes))
+            assert not client._coalescer._tasks
+
+    run(test)
+
+
+def test_the_window_ends_the_wait(fake: FakeServer) -> None:
+    """An RPC that takes long holds nobody."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target, connections=1) as client:
+            gate = fake.before = Gate(HELD)
+            held = asyncio.create_task(client.classify(bytes([HELD]), model="m"))
+            await arrival(gate)
+            found = await asyncio.gather(*[client.classify(bytes([value]), model="m") for value in range(70)])
+            assert [one.index for one in found] == list(range(70))
+            assert not held.done()
+            gate.open()
+            await held
+
+    run(test)
+
+
+@pytest.mark.usefixtures("no_window")
+def test_cancelled_and_late_callers_leave_alone(fake: FakeServer) -> None:
+    """The others are answered; those who left are not sent."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            gate, held, (one, two, three) = await crowd(client, fake, b"\x01", b"\x02", b"\x03")
+            late = asyncio.create_task(client.classify(b"\x04", model="m", timeout=0.05))
+            two.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await two
+            with pytest.raises(convserve.DeadlineError):
+                await late
+            gate.open()
+            assert [(await task).index for task in (held, one, three)] == [HELD, 1, 3]
+            assert first_bytes(fake.requests[-1]) == [1, 3]
+
+    run(test)
+
+
+@pytest.mark.usefixtures("no_window")
+def test_an_rpc_that_nobody_waits_for_is_given_up(fake: FakeServer) -> None:
+    """Alone or together, before it begins or after."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            gate, held, tasks = await crowd(client, fake, b"\xfa", b"\x02")
+            second, gone = Gate(HELD), threading.Event()
+
+            def before(request: pb.ClassifyRequest, context: Any) -> None:
+                context.add_callback(gone.set)
+                second(request, context)
+
+            fake.before = before
+            gate.open()
+            await arrival(second)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert await asyncio.to_thread(gone.wait, 30)
+            await held
+            gate, held, tasks = await crowd(client, fake, b"\x01")
+            gate.open()
+            held.add_done_callback(lambda _: tasks[0].cancel())  # its task exists, and has not begun
+            await asyncio.wait([held, *tasks])
+            await until(lambda: client._coalescer is not None and not len(client._coalescer._lanes))
+            lone = asyncio.create_task(client.classify(b"\x05", model="m"))
+            await asyncio.sleep(0)
+            lone.cancel()
+            await asyncio.wait([lone])
+            assert (await client.classify(b"\x06", model="m")).index == 6
+
+    run(test)
+
+
+@pytest.mark.usefixtures("no_window")
+def test_one_bad_image_fails_only_its_caller(fake: FakeServer) -> None:
+    """The others are sent again without it."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            gate, held, tasks = await crowd(client, fake, *[bytes([value]) for value in (1, 2, 99, 3)])
+            fake.before = refuse_images(99)
+            gate.open()
+            await held
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [one.index for one in found if isinstance(one, Classification)] == [1, 2, 3]
+            assert str(found[2]) == "encoded.images[0]: is a damaged 99"
+
+    run(test)
+
+
+def test_failures_are_repeated(fake: FakeServer) -> None:
+    """As often as the settings say."""
+    failures = 2
+
+    def before(request: pb.ClassifyRequest, context: Any) -> None:
+        if len(fake.requests) <= failures:
+            refuse(context, grpc.StatusCode.UNAVAILABLE, "shutting down")
+
+    fake.before = before
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            assert (await client.classify(b"\x01", model="m")).index == 1
+        async with AsyncClient(fake.target, retry=None) as client:
+            fake.requests.clear()
+            with pytest.raises(convserve.UnavailableError, match="shutting down"):
+                await client.classify(b"\x01", model="m")
+
+    run(test)
+
+
+@pytest.mark.usefixtures("no_window")
+def test_closing_ends_calls_under_way(fake: FakeServer) -> None:
+    """Those that gather, those on their way, and those that wait to be repeated; afterwards there are none."""
+
+    async def test() -> None:
+        client = AsyncClient(fake.target)
+        _, held, tasks = await crowd(client, fake, b"\x01", b"\x02")
+        await client.close()
+        for task in [held, *tasks]:
+            with pytest.raises(convserve.CancelledError, match="the client was closed"):
+                await task
+        with pytest.raises(convserve.ClosedError, match="closed"):
+            await client.classify(b"\x01", model="m")
+        await client.close()
+
+        slow = AsyncClient(fake.target, retry=convserve.Retry(initial_seconds=60, max_seconds=60), timeout=600)
+        refused = threading.Event()
+
+        def before(request: pb.ClassifyRequest, context: Any) -> None:
+            refused.set()
+            refuse(context, grpc.StatusCode.UNAVAILABLE, "shutting down")
+
+        fake.before = before
+        waiting = asyncio.create_task(slow.classify(b"\x01", model="m"))
+        await asyncio.to_thread(refused.wait, 30)
+        await slow.close()
+        with pytest.raises(convserve.CancelledError, match="the client was closed"):
+            await waiting
+        assert len(asyncio.all_tasks()) == 1
+
+    run(test)
+
+
+def test_a_cancelled_caller_is_cancelled_although_the_client_closes(fake: FakeServer) -> None:
+    """Its own cancellation is not turned into an error."""
+
+    async def test() -> None:
+        client = AsyncClient(fake.target)
+        _, held, _ = await crowd(client, fake)
+        held.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await held
+
+    run(test)
+
+
+def test_a_client_belongs_to_one_event_loop(fake: FakeServer) -> None:
+    """The error says so; without a call before, any loop may have it."""
+    client = AsyncClient(fake.target)
+
+    async def call() -> int:
+        return (await client.classify(b"\x01", model="m")).index
+
+    async def first() -> None:
+        assert await call() == 1
+        await client.close()
+
+    unused = AsyncClient(fake.target)
+    run(unused.close)
+    other = AsyncClient(fake.target)
+
+    async def use() -> int:
+        return (await other.classify(b"\x02", model="m")).index
+
+    with asyncio.Runner() as one, asyncio.Runner() as two:
+        assert one.run(use()) == 2
+        with pytest.raises(convserve.ClosedError, match="another event loop"):
+            two.run(use())
+        one.run(other.close())
+    run(first)
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    """The error names the address."""
+    with running() as fake:
+        target = fake.target
+
+    async def test() -> None:
+        async with AsyncClient(target, retry=None) as client:
+            with pytest.raises(convserve.UnavailableError, match=target):
+                await client.classify(b"\x01", model="m")
+            with pytest.raises(convserve.UnavailableError):
+                await client.health()
+
+    run(test)
