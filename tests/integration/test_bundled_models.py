@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,7 +121,7 @@ def test_a_real_photograph_is_classified(client: convserve.Client) -> None:
 
 
 def _shared(*parts: str) -> Path:
-    return Path(os.environ.get("CONVSERVE_TEST_DATA", ROOT.parent / "shared/data")).joinpath(*parts)
+    return ROOT.parent.joinpath("shared/data", *parts)
 
 
 @pytest.mark.full_data
