@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from convserve import manifest
+from convserve.__main__ import main
 from convtrain.cli import run
 from convtrain.datasets import idx
 from convtrain.predictions import from_onnx, from_saved_model
+from support.server import serving
 
 pytestmark = pytest.mark.training
 
@@ -132,3 +134,23 @@ def test_a_folder_of_photographs_to_a_version(tmp_path: Path, capsys: pytest.Cap
     assert content.input == manifest.InputSpec(height=24, width=24, channels=3)
     assert content.dataset.name == "photos"
     assert (tmp_path / "models/photos/labels.txt").read_text() == "airplane\nfrog\nship\n"
+
+
+def test_what_was_trained_is_served_and_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train, publish, serve in a process of its own, classify files from the command line: the published answers."""
+    arrays = write_idx(tmp_path / "digits")
+    options = ["--data-dir", "digits", "--skip-digest-check", "--run-dir", "run", "--model-repository", "models"]
+    result = convtrain(capsys, "run", "mnist-simple", *options, "--epochs", "4", "--batch-size", "16")
+    files = []
+    for index, pixels in enumerate(arrays["test_images"]):
+        files.append(f"{index}.png")
+        Image.fromarray(pixels[..., 0]).save(files[-1])
+    with serving(tmp_path / "models", tmp_path) as server:
+        assert main(["classify", *files, "--model", "mnist", "--target", server.target, "--top-k", "1", "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["file"] for answer in answers] == files
+    classes = [answer["predictions"][0]["index"] for answer in answers]
+    published = from_onnx(tmp_path / "models/mnist/1/model.onnx", arrays["test_images"])
+    assert classes == published.probabilities.argmax(axis=1).tolist()
+    right = sum(int(found == label) for found, label in zip(classes, arrays["test_labels"].tolist(), strict=True))
+    assert right == round(result["accuracy"] * len(files))
