@@ -22,12 +22,14 @@ from convserve.manager import Manager
 from convserve.metrics import Metrics
 from convserve.open_inference.v2 import service_pb2
 from convserve.registry import Registry
-from convserve.server import classification, models, open_inference, reflection
+from convserve.server import classification, models, open_inference, reflection, tensorflow_serving
 from convserve.server.health import FILE as HEALTH_FILE
 from convserve.server.health import SERVICE as HEALTH_SERVICE
 from convserve.server.health import Health
 from convserve.server.http import HttpServer
 from convserve.server.rpc import Guard
+from convserve.tensorflow_serving.v1 import model_pb2 as tensorflow_model_pb2
+from convserve.tensorflow_serving.v1 import prediction_pb2
 from convserve.v1 import classification_pb2, model_pb2
 
 _QUIET_SECONDS = 0.1
@@ -37,6 +39,8 @@ _FILES = {
     classification.SERVICE: classification_pb2.DESCRIPTOR,
     models.SERVICE: model_pb2.DESCRIPTOR,
     open_inference.SERVICE: service_pb2.DESCRIPTOR,
+    tensorflow_serving.PREDICTION_SERVICE: prediction_pb2.DESCRIPTOR,
+    tensorflow_serving.MODEL_SERVICE: tensorflow_model_pb2.DESCRIPTOR,
 }
 """The services that come and go with readiness, and where they are defined."""
 
@@ -180,6 +184,8 @@ class Server:
                 open_inference.OpenInferenceServicer(
                     engine, self._registry, self._admin(), lambda: self._health.ready
                 ).handler(self._guard),
+                tensorflow_serving.PredictionServicer(engine, self._registry).handler(self._guard),
+                tensorflow_serving.ModelStatusServicer(self._registry).handler(self._guard),
             )
         )
         self._health.register(server)

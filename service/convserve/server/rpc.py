@@ -18,7 +18,14 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from convserve.clock import monotonic
-from convserve.errors import ConvserveError, DeadlineError, InvalidRequestError, OverloadedError, UnavailableError
+from convserve.errors import (
+    ConvserveError,
+    DeadlineError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+    UnsupportedError,
+)
 from convserve.metrics import Metrics
 from convserve.server.shares import Shares
 from convserve.server.status import REQUEST_ID_KEY, code_of, status_of
@@ -141,6 +148,14 @@ class Guard:
     def direct(self, api: str, method: str, answer: Callable[[Q, Call], A]) -> Callable[[Q, grpc.ServicerContext], A]:
         """Wrap a method that answers at once."""
         return self._wrap(api, method, lambda request, call, _context: answer(request, call))
+
+    def not_offered(self, api: str, method: str, sentence: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method that is answered UNIMPLEMENTED with a sentence, whatever is sent to it."""
+
+        def refuse(message: Message, call: Call) -> Message:  # noqa: ARG001
+            raise UnsupportedError(f"{method}: {sentence}")
+
+        return grpc.unary_unary_rpc_method_handler(self.direct(api, method, refuse))
 
     def _wrap(
         self, api: str, method: str, answer: Callable[[Q, Call, grpc.ServicerContext], A]

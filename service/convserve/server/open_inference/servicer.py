@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 import convserve
 from convserve.engine import Engine, Result
-from convserve.errors import ConvserveError, InvalidRequestError, UnsupportedError
+from convserve.errors import ConvserveError, InvalidRequestError
 from convserve.open_inference.v2 import infer_pb2
 from convserve.open_inference.v2 import management_pb2 as pb
 from convserve.registry import LoadedVersion, Registry
@@ -87,7 +87,7 @@ class OpenInferenceServicer:
             response_serializer=_serialize,
         )
         for sentence, names in _NOT_OFFERED.items():
-            handlers.update({name: not_offered(guard, API, name, sentence) for name in names})
+            handlers.update({name: guard.not_offered(API, name, sentence) for name in names})
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     def model_infer(
@@ -165,15 +165,6 @@ class OpenInferenceServicer:
             yield version
         finally:
             version.release()
-
-
-def not_offered(guard: Guard, api: str, method: str, sentence: str) -> grpc.RpcMethodHandler[Any, Any]:
-    """A method that is answered UNIMPLEMENTED, with a sentence."""
-
-    def refuse(message: Message, call: Call) -> Message:  # noqa: ARG001
-        raise UnsupportedError(f"{method}: {sentence}")
-
-    return grpc.unary_unary_rpc_method_handler(guard.direct(api, method, refuse))
 
 
 def _refusal(message: infer_pb2.ModelInferRequest, sentence: str) -> infer_pb2.ModelStreamInferResponse:
