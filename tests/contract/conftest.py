@@ -22,6 +22,7 @@ from support.server import ServerProcess, serving
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 COUNT = 200
+PIP_FLAGS = {"tensorflow-serving": ["--no-deps"]}
 
 Images = npt.NDArray[np.uint8]
 
@@ -60,13 +61,19 @@ def expected(server: ServerProcess, images: Images) -> npt.NDArray[np.float64]:
 
 
 @pytest.fixture(scope="session")
+def environment_of() -> Callable[[str], Path]:
+    """Python of an environment that has a client."""
+    return _environment
+
+
+@pytest.fixture(scope="session")
 def run_client(
     server: ServerProcess, images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Any]]:
     """Run one of `clients/` in an environment of its own; returns what it found."""
 
-    def run(name: str, *pip_flags: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
-        python = _environment(name, *pip_flags)
+    def run(name: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
+        python = _environment(name)
         directory = tmp_path_factory.mktemp(name)
         np.save(directory / "images.npy", images)
         for index, image in enumerate(images):
@@ -89,14 +96,22 @@ def run_client(
     return run
 
 
-def _environment(name: str, *pip_flags: str) -> Path:
+def _environment(name: str) -> Path:
     """Python of an environment that has a client; made once, and again when its requirements change."""
     requirements = HERE / f"requirements-{name}.txt"
     directory = ROOT / f".venv-contract-{name}"
     python, stamp = directory / "bin/python", directory / "installed.txt"
     if not stamp.exists() or stamp.read_bytes() != requirements.read_bytes():
         subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True, timeout=100)
-        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pip_flags]
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *PIP_FLAGS.get(name, ()),
+        ]
         ended = subprocess.run([*pip, "-r", requirements], capture_output=True, text=True, check=False, timeout=250)
         if ended.returncode:
             last = (ended.stderr.strip().splitlines() or ["no message"])[-1]

@@ -26,7 +26,7 @@ def found(run_client: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     if spec is None or spec.origin is None:
         pytest.skip("NOT TESTED: TensorFlow, whose messages the client needs, is not installed")
     folder = str(Path(spec.origin).parent)
-    return run_client("tensorflow-serving", "--no-deps", environment={"TENSORFLOW": folder})
+    return run_client("tensorflow-serving", environment={"TENSORFLOW": folder})
 
 
 def test_definitions_are_the_real_ones(found: dict[str, Any]) -> None:
