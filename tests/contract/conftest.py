@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -101,6 +102,13 @@ def _environment(name: str) -> Path:
     requirements = HERE / f"requirements-{name}.txt"
     directory = ROOT / f".venv-contract-{name}"
     python, stamp = directory / "bin/python", directory / "installed.txt"
+    with (ROOT / f".venv-contract-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want it at once
+        _install(name, requirements, directory, python, stamp)
+    return python
+
+
+def _install(name: str, requirements: Path, directory: Path, python: Path, stamp: Path) -> None:
     if not stamp.exists() or stamp.read_bytes() != requirements.read_bytes():
         subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True, timeout=100)
         pip: list[str | Path] = [
@@ -117,4 +125,3 @@ def _environment(name: str) -> Path:
             last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
             pytest.skip(f"NOT TESTED: {name}'s client cannot be installed ({last})")
         stamp.write_bytes(requirements.read_bytes())
-    return python
