@@ -40,7 +40,7 @@ train: .venv/dev ## Train, prove and publish the bundled models (data: ARGS="--d
 	$(BIN)/convtrain run cifar10-simple --model-repository models $(ARGS)
 
 clean: ## Remove the environments and caches
-	rm -rf .venv .venv-generate .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-generate .venv-contract-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convserve needs Python 3.11 or newer")'

@@ -15,6 +15,7 @@ import numpy as np
 from convserve import images
 from convserve.arrays import Images
 from convserve.batching import BatchRun, Item, Outputs, Priority
+from convserve.clock import monotonic
 from convserve.errors import ConvserveError, InternalError, InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
 
@@ -91,6 +92,7 @@ class Engine:
             ConvserveError: the request is refused; `done` will not be called.
         """
         version = self._registry.borrow(request.model, request.version, request.alias, request.request_id)
+        started = monotonic()
         try:
             decoding: list[tuple[str, ...]] = []
             if isinstance(request.images, np.ndarray):
@@ -98,20 +100,25 @@ class Engine:
             else:
                 pixels, decoding = self._decode(request.images, version, request.field)
 
+            decoded = monotonic()
+
             def finish(outcome: Outputs | BaseException, runs: list[BatchRun]) -> None:
                 version.release()
                 if isinstance(outcome, Outputs):
+                    version.statistics.answered(len(pixels), decoded - started, monotonic() - started, runs)
                     done(Result(version, outcome, decoding, runs))
                     version.drift.note(pixels, outcome)
                     if request.version is None and not request.alias:
                         self._compare_with_shadow(version, request.request_id, pixels, outcome)
                 else:
+                    version.statistics.failed(monotonic() - started)
                     done(outcome if isinstance(outcome, ConvserveError) else InternalError("the model failed to run"))
 
             item = Item(pixels, finish, deadline=request.deadline, priority=request.priority)
             version.batcher.submit(item)
         except BaseException:
             version.release()
+            version.statistics.failed(monotonic() - started)
             raise
         return Ticket(version, item)
 

@@ -29,6 +29,7 @@ from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.repository import FoundVersion
 from convserve.routing import Routes, check_alias
 from convserve.runtimes import Runtime, open_runtime
+from convserve.statistics import Statistics
 
 log = structlog.get_logger(__name__)
 
@@ -268,7 +269,8 @@ class Manager:
         """Put a batcher around a proved runtime."""
         max_rows = settings.max_queue_rows or 16 * settings.max_batch_size
         limits = QueueLimits(settings.max_batch_size, settings.max_queue_delay, max_rows, settings.max_queue_bytes)
-        observer = VersionMetrics(self._metrics, manifest.model, manifest.version)
+        statistics = Statistics()
+        observer = VersionMetrics(self._metrics, manifest.model, manifest.version, statistics)
         batcher = Batcher(
             BatchQueue(limits, times.predict),
             runtime.run,
@@ -287,6 +289,7 @@ class Manager:
             max_rows=max_rows,
             drift=Drift(manifest.statistics),
             compared=observer.compared,
+            statistics=statistics,
         )
 
     def _unload(self, model: str, version: int) -> int:

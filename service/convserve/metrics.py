@@ -17,6 +17,7 @@ from convserve.drift import CONFIDENCE_BOUNDS
 from convserve.host import CpuPlan
 from convserve.lifecycle import VersionState
 from convserve.registry import Registry
+from convserve.statistics import Statistics
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -114,8 +115,9 @@ class Metrics:
 class VersionMetrics:
     """The metrics of one version, its labels bound once; what a batcher reports to."""
 
-    def __init__(self, metrics: Metrics, model: str, version: int) -> None:
-        """Bind the labels."""
+    def __init__(self, metrics: Metrics, model: str, version: int, statistics: Statistics) -> None:
+        """Bind the labels; `statistics` are told of every batch too."""
+        self._statistics = statistics
         bound = (model, str(version))
         self._model, self._version = model, version
         self._rows = metrics.rows.labels(*bound)
@@ -133,6 +135,7 @@ class VersionMetrics:
 
     def batch_ran(self, run: BatchRun) -> None:
         """Count a batch."""
+        self._statistics.batch_ran(run)
         self._rows.inc(run.rows)
         self._queue.observe(run.queue_seconds)
         self._wait.observe(run.batch_wait_seconds)

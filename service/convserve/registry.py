@@ -13,6 +13,7 @@ from convserve.lifecycle import VersionState
 from convserve.manifest import Manifest
 from convserve.routing import Routes, default_version, shadow_version, split_version
 from convserve.runtimes import Runtime
+from convserve.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class LoadedVersion:
         max_rows: int,
         drift: Drift,
         compared: Callable[[int, Outputs, Outputs], None],
+        statistics: Statistics | None = None,
     ) -> None:
         """Bind what belongs together.
 
@@ -52,6 +54,7 @@ class LoadedVersion:
             max_rows: the most images one request may bring.
             drift: told every answered request.
             compared: told a shadow version's number, this version's outputs, and the shadow's for the same images.
+            statistics: told every batch already; told every request here. None: new ones.
         """
         self.manifest = manifest
         self.digest = digest
@@ -60,6 +63,7 @@ class LoadedVersion:
         self.max_rows = max_rows
         self.drift = drift
         self.compared = compared
+        self.statistics = statistics or Statistics()
         self._users = 0
         self._unused = threading.Condition()
 

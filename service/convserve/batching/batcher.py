@@ -20,7 +20,7 @@ import numpy as np
 
 from convserve.arrays import Images
 from convserve.batching.item import BatchRun, Item, Outputs
-from convserve.batching.queue import Batch, BatchQueue
+from convserve.batching.queue import Batch, BatchQueue, QueueLimits
 from convserve.batching.times import BatchTimes
 from convserve.clock import Clock, monotonic
 from convserve.errors import CancelledError, ConvserveError, DeadlineError, InternalError, UnavailableError
@@ -85,6 +85,16 @@ class Batcher:
             threading.Thread(target=self._serve, name=f"{name}-{index}", daemon=True)
             for index in range(slots + prefetch)
         ]
+
+    @property
+    def limits(self) -> QueueLimits:
+        """How large batches and the queue may become."""
+        return self._queue.limits
+
+    @property
+    def allowed_batch_sizes(self) -> Sequence[int]:
+        """The sizes that batches are padded to; empty: any."""
+        return self._sizes
 
     @property
     def waiting_rows(self) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import grpc
 import structlog
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -21,15 +20,29 @@ from convserve.host import CpuPlan
 from convserve.lifecycle import VersionState
 from convserve.manager import Manager
 from convserve.metrics import Metrics
+from convserve.open_inference.v2 import service_pb2
 from convserve.registry import Registry
-from convserve.server import classification, models
+from convserve.server import classification, models, open_inference, reflection, tensorflow_serving
+from convserve.server.health import FILE as HEALTH_FILE
 from convserve.server.health import SERVICE as HEALTH_SERVICE
 from convserve.server.health import Health
 from convserve.server.http import HttpServer
 from convserve.server.rpc import Guard
+from convserve.tensorflow_serving.v1 import model_pb2 as tensorflow_model_pb2
+from convserve.tensorflow_serving.v1 import prediction_pb2
+from convserve.v1 import classification_pb2, model_pb2
 
 _QUIET_SECONDS = 0.1
 _AT_MOST_REFUSING_SECONDS = 2.0
+
+_FILES = {
+    classification.SERVICE: classification_pb2.DESCRIPTOR,
+    models.SERVICE: model_pb2.DESCRIPTOR,
+    open_inference.SERVICE: service_pb2.DESCRIPTOR,
+    tensorflow_serving.PREDICTION_SERVICE: prediction_pb2.DESCRIPTOR,
+    tensorflow_serving.MODEL_SERVICE: tensorflow_model_pb2.DESCRIPTOR,
+}
+"""The services that come and go with readiness, and where they are defined."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +77,7 @@ class Server:
         self._registry = Registry()
         self._metrics.observe_registry(self._registry)
         self._guard = Guard(self._metrics, settings.limits.max_concurrent_requests)
-        self._health = Health([classification.SERVICE, models.SERVICE])
+        self._health = Health(list(_FILES))
         self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
         """Carries out admin methods in this process."""
         self._grpc: grpc.Server | None = None
@@ -169,11 +182,15 @@ class Server:
             (
                 classification.ClassificationServicer(engine, self._registry).handler(self._guard),
                 models.ModelServicer(self._registry, self._admin()).handler(self._guard),
+                open_inference.OpenInferenceServicer(
+                    engine, self._registry, self._admin(), lambda: self._health.ready
+                ).handler(self._guard),
+                tensorflow_serving.PredictionServicer(engine, self._registry).handler(self._guard),
+                tensorflow_serving.ModelStatusServicer(self._registry).handler(self._guard),
             )
         )
         self._health.register(server)
-        names = (classification.SERVICE, models.SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        reflection.register(server, (*_FILES, HEALTH_SERVICE), (*_FILES.values(), HEALTH_FILE))
         address = f"{settings.host}:{settings.port if self._place is None else self._place.port}"
         try:
             self.grpc_port = server.add_insecure_port(address)

@@ -13,7 +13,7 @@ from convserve.batching import BatchRun, Priority, ReleaseReason
 from convserve.engine import Engine, Request, Result
 from convserve.errors import ConvserveError, InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
-from convserve.server.rpc import Call, Guard
+from convserve.server.rpc import Call, Guard, parser
 from convserve.v1 import classification_pb2 as pb
 
 SERVICE = "convserve.v1.ClassificationService"
@@ -48,7 +48,7 @@ class ClassificationServicer:
             {
                 "Classify": grpc.unary_unary_rpc_method_handler(
                     guard.waiting("convserve.v1", "Classify", self.classify, lambda request: request.model),
-                    request_deserializer=pb.ClassifyRequest.FromString,
+                    request_deserializer=parser(pb.ClassifyRequest),
                     response_serializer=pb.ClassifyResponse.SerializeToString,
                 )
             },

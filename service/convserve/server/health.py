@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVICE = "grpc.health.v1.Health"
+FILE = health_pb2.DESCRIPTOR
 
 _Send = Callable[[health_pb2.HealthCheckResponse | None], None]
 _SENDERS = 4

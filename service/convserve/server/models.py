@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from convserve.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
 from convserve.lifecycle import VersionState
 from convserve.registry import Registry, VersionStatus
-from convserve.server.rpc import Call, Guard
+from convserve.server.rpc import Call, Guard, parser
 from convserve.v1 import model_pb2 as pb
 
 SERVICE = "convserve.v1.ModelService"
@@ -61,7 +61,7 @@ class ModelServicer:
             {
                 name: grpc.unary_unary_rpc_method_handler(
                     guard.direct("convserve.v1", name, method),
-                    request_deserializer=request.FromString,
+                    request_deserializer=parser(request),
                     response_serializer=_serialize,
                 )
                 for name, method, request in methods

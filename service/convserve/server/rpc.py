@@ -9,15 +9,23 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from convserve.clock import monotonic
-from convserve.errors import ConvserveError, DeadlineError, UnavailableError
+from convserve.errors import (
+    ConvserveError,
+    DeadlineError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+    UnsupportedError,
+)
 from convserve.metrics import Metrics
 from convserve.server.shares import Shares
 from convserve.server.status import REQUEST_ID_KEY, code_of, status_of
@@ -27,6 +35,7 @@ log = structlog.get_logger(__name__)
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
+DRAINING = "the server is shutting down; try another one"
 _ID_LENGTH = 128
 _NO_DEADLINE = 10 * 365 * 86400.0  # gRPC tells a call without a deadline as one that ends far in the future
 
@@ -45,6 +54,32 @@ class Call:
         """Reading of the server's clock; infinite when the caller set none."""
         self.model = ""
         """Name of the model for metrics; set by the method once it is known to exist."""
+
+
+class Malformed:
+    """Stands for a message that could not be parsed, until there is a call to refuse."""
+
+    def __init__(self, reason: str) -> None:
+        """Remember why."""
+        self.reason = reason
+
+
+def parser(message: type[Q]) -> Callable[[bytes], Q]:
+    """Make a deserializer for methods that a guard wraps: bytes that are no such message are the caller's fault.
+
+    gRPC answers INTERNAL when a deserializer raises.
+    """
+
+    def parse(data: bytes) -> Q:
+        try:
+            return message.FromString(data)
+        except DecodeError:
+            reason = (
+                f"the request's {len(data)} bytes are no {message.DESCRIPTOR.name} (cut short, or text is not UTF-8)"
+            )
+            return Malformed(reason)  # type: ignore[return-value]  # the guard refuses it before a method sees it
+
+    return parse
 
 
 Reply: TypeAlias = Callable[[A | ConvserveError], None]
@@ -68,6 +103,8 @@ class Guard:
         self._active = 0
         self._draining = False
         self._last_refused = 0.0
+        self._streams: set[Callable[[], None]] = set()
+        self._max_streams = max(1, threads // 4)
 
     @property
     def active(self) -> int:
@@ -81,6 +118,10 @@ class Guard:
         Callers who were told UNAVAILABLE look elsewhere, so that the moment comes when nobody is calling any more.
         """
         self._draining = True
+        with self._lock:
+            streams = list(self._streams)
+        for end in streams:
+            end()
         give_up = monotonic() + at_most_seconds
         self._last_refused = monotonic()
         while monotonic() < min(give_up, self._last_refused + quiet_seconds):
@@ -96,7 +137,7 @@ class Guard:
 
         def answer(request: Q, call: Call, context: grpc.ServicerContext) -> A:
             with self._shares.hold(model_of(request)):
-                slot = _Slot[A]()
+                slot = Slot[A]()
                 cancel = start(request, call, slot.put)
                 if not context.add_callback(cancel):
                     cancel()
@@ -108,22 +149,24 @@ class Guard:
         """Wrap a method that answers at once."""
         return self._wrap(api, method, lambda request, call, _context: answer(request, call))
 
+    def not_offered(self, api: str, method: str, sentence: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method that is answered UNIMPLEMENTED with a sentence, whatever is sent to it."""
+
+        def refuse(message: Message, call: Call) -> Message:  # noqa: ARG001
+            raise UnsupportedError(f"{method}: {sentence}")
+
+        return grpc.unary_unary_rpc_method_handler(self.direct(api, method, refuse))
+
     def _wrap(
         self, api: str, method: str, answer: Callable[[Q, Call, grpc.ServicerContext], A]
     ) -> Callable[[Q, grpc.ServicerContext], A]:
-        in_flight = self._metrics.in_flight.labels(api)
-
         def behavior(request: Q, context: grpc.ServicerContext) -> A:
             started = time.perf_counter()
-            call = Call(api, _request_id(context), _deadline(context))
-            in_flight.inc()
-            with self._lock:
-                self._active += 1
+            call = call_of(api, context)
+            self.enter(api)
             code = grpc.StatusCode.OK
             try:
-                if self._draining:
-                    self._last_refused = monotonic()
-                    raise UnavailableError("the server is shutting down; try another one")
+                self.check(request)
                 return answer(request, call, context)
             except Exception as error:  # every failure becomes a status
                 code = code_of(error)
@@ -131,28 +174,81 @@ class Guard:
                     log.error("request failed", request_id=call.request_id, method=method, exc_info=error)
                 context.abort_with_status(status_of(error, call.request_id))
             finally:
-                with self._lock:
-                    self._active -= 1
-                in_flight.dec()
-                self._metrics.requests.labels(api, method, call.model, code.name).inc()
-                self._metrics.request_seconds.labels(api, method, call.model).observe(time.perf_counter() - started)
+                self.leave(call, method, code, time.perf_counter() - started)
 
         return behavior
 
+    def enter(self, api: str) -> None:
+        """Count a request that begins."""
+        self._metrics.in_flight.labels(api).inc()
+        with self._lock:
+            self._active += 1
 
-class _Slot(Generic[A]):
+    def leave(self, call: Call, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Count a request that ends."""
+        with self._lock:
+            self._active -= 1
+        self._metrics.in_flight.labels(call.api).dec()
+        self._metrics.requests.labels(call.api, method, call.model, code.name).inc()
+        self._metrics.request_seconds.labels(call.api, method, call.model).observe(seconds)
+
+    def check(self, request: Message) -> None:
+        """Refuse a request that no method should see.
+
+        Raises:
+            UnavailableError: the server is draining.
+            InvalidRequestError: it could not be parsed.
+        """
+        if self._draining:
+            self._last_refused = monotonic()
+            raise UnavailableError(DRAINING)
+        if isinstance(request, Malformed):
+            raise InvalidRequestError(request.reason)
+
+    @contextmanager
+    def stream(self, end: Callable[[], None]) -> Iterator[None]:
+        """Count a stream, which holds a thread for as long as it lasts; `end` is called when the server drains.
+
+        Raises:
+            OverloadedError: a quarter of the threads are held by streams.
+            UnavailableError: the server is draining.
+        """
+        with self._lock:
+            if self._draining:
+                raise UnavailableError(DRAINING)
+            if len(self._streams) >= self._max_streams:
+                raise OverloadedError(
+                    f"{len(self._streams)} streams are open, which is all one worker takes; try again, or call singly",
+                    retry_after_seconds=1.0,
+                )
+            self._streams.add(end)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams.discard(end)
+
+
+class Slot(Generic[A]):
     """Where a thread waits for one answer."""
 
     def __init__(self) -> None:
+        """Be empty."""
         self._full = threading.Lock()
         self._full.acquire()
         self._outcome: A | ConvserveError | None = None
 
     def put(self, outcome: A | ConvserveError) -> None:
+        """Bring the answer; once."""
         self._outcome = outcome
         self._full.release()
 
     def wait(self, deadline: float) -> A:
+        """Wait for the answer.
+
+        Raises:
+            ConvserveError: the answer is an error, or did not come in time.
+        """
         left = deadline - monotonic()
         timeout = -1 if left > threading.TIMEOUT_MAX else max(left, 0)
         if not self._full.acquire(timeout=timeout):
@@ -160,6 +256,11 @@ class _Slot(Generic[A]):
         if isinstance(self._outcome, ConvserveError):
             raise self._outcome
         return self._outcome  # type: ignore[return-value]
+
+
+def call_of(api: str, context: grpc.ServicerContext) -> Call:
+    """What is known of a call before its request is read."""
+    return Call(api, _request_id(context), _deadline(context))
 
 
 def _deadline(context: grpc.ServicerContext) -> float:

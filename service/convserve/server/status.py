@@ -25,6 +25,7 @@ _CODES: dict[type[errors.ConvserveError], grpc.StatusCode] = {
 
 REQUEST_ID_KEY = "x-request-id"
 _DETAILS_KEY = "grpc-status-details-bin"
+_TEXT_LENGTH = 400
 _TYPE_URL = "type.googleapis.com/google.rpc."
 
 
@@ -52,7 +53,9 @@ def status_of(error: BaseException, request_id: str) -> Status:
     """
     code = code_of(error)
     message = (
-        str(error) if code is not grpc.StatusCode.INTERNAL else f"internal error; the log has request {request_id}"
+        _short(str(error))
+        if code is not grpc.StatusCode.INTERNAL
+        else f"internal error; the log has request {request_id}"
     )
     trailers: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
     details = _details(error)
@@ -65,7 +68,9 @@ def status_of(error: BaseException, request_id: str) -> Status:
 def _details(error: BaseException) -> list[any_pb2.Any]:
     if isinstance(error, errors.InvalidRequestError) and error.violations:
         violations = [
-            details_pb.BadRequest.FieldViolation(field=violation.field, description=violation.description)
+            details_pb.BadRequest.FieldViolation(
+                field=_short(violation.field), description=_short(violation.description)
+            )
             for violation in error.violations
         ]
         return [_pack("BadRequest", details_pb.BadRequest(field_violations=violations).SerializeToString())]
@@ -74,6 +79,11 @@ def _details(error: BaseException) -> list[any_pb2.Any]:
         delay.FromNanoseconds(round(error.retry_after_seconds * 1e9))
         return [_pack("RetryInfo", details_pb.RetryInfo(retry_delay=delay).SerializeToString())]
     return []
+
+
+def _short(text: str) -> str:
+    """Cut a sentence that quotes too much of what the caller sent: calls break when their trailers are too large."""
+    return text if len(text) <= _TEXT_LENGTH else f"{text[: _TEXT_LENGTH - 1]}…"
 
 
 def _pack(name: str, value: bytes) -> any_pb2.Any:

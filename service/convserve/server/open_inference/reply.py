@@ -1,0 +1,82 @@
+"""engine.Result to ModelInferResponse. Tensors are always raw, as Triton's replies are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from convserve.arrays import top_k
+from convserve.engine import Result
+from convserve.errors import InvalidRequestError
+from convserve.manifest import LOGITS_NAME, PROBABILITIES_NAME
+from convserve.open_inference.v2 import infer_pb2 as pb
+from convserve.server.open_inference import parameters, tensors
+
+OUTPUTS = (PROBABILITIES_NAME, LOGITS_NAME)
+"""Names of all outputs, in the order they are sent when a request names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output that a request wants."""
+
+    name: str
+    """One of `OUTPUTS`."""
+    classes: int = 0
+    """So many classes as text; 0: numbers."""
+
+
+def wanted_outputs(message: pb.ModelInferRequest) -> list[Wanted]:
+    """What a request wants.
+
+    Raises:
+        InvalidRequestError: an output is unknown, or named twice.
+        UnsupportedError: it should go to shared memory.
+    """
+    if not message.outputs:
+        return [Wanted(name) for name in OUTPUTS]
+    wanted: list[Wanted] = []
+    for index, output in enumerate(message.outputs):
+        field = f"outputs[{index}]"
+        if output.name not in OUTPUTS:
+            raise InvalidRequestError.of(
+                f"{field}.name", f"{output.name!r} came; the model's outputs are {' and '.join(OUTPUTS)}"
+            )
+        if any(output.name == one.name for one in wanted):
+            raise InvalidRequestError.of(f"{field}.name", f"{output.name!r} came twice")
+        parameters.refuse_shared_memory(output.parameters)
+        classes = parameters.integer(output.parameters, "classification", f"{field}.parameters")
+        if "classification" in output.parameters and not classes:
+            raise InvalidRequestError.of(f"{field}.parameters['classification']", "0 came; ask for at least one class")
+        wanted.append(Wanted(output.name, classes))
+    return wanted
+
+
+def write(result: Result, wanted: list[Wanted], request_id: str) -> pb.ModelInferResponse:
+    """Turn a result into a message."""
+    manifest = result.version.manifest
+    response = pb.ModelInferResponse(model_name=manifest.model, model_version=str(manifest.version), id=request_id)
+    for one in wanted:
+        values = result.outputs.logits if one.name == LOGITS_NAME else result.outputs.probabilities
+        tensor = response.outputs.add(name=one.name, datatype="BYTES" if one.classes else "FP32")
+        if one.classes:
+            best = top_k(values, one.classes)
+            tensor.shape.extend(best.shape)
+            response.raw_output_contents.append(_classes(values, best, manifest.labels))
+        else:
+            tensor.shape.extend(values.shape)
+            response.raw_output_contents.append(tensors.write_numbers(values))
+    return response
+
+
+def _classes(values: npt.NDArray[np.float32], best: npt.NDArray[np.intp], labels: list[str]) -> bytes:
+    """`value:index:label` for each class, as Triton's classification extension has it; six decimals."""
+    return tensors.write_strings(
+        [
+            f"{value:.6f}:{index}:{labels[index]}".encode()
+            for row, indices in zip(np.take_along_axis(values, best, axis=1).tolist(), best.tolist(), strict=True)
+            for value, index in zip(row, indices, strict=True)
+        ]
+    )

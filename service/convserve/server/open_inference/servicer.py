@@ -1,0 +1,177 @@
+"""`inference.GRPCInferenceService`: the methods, each a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+import convserve
+from convserve.engine import Engine, Result
+from convserve.errors import ConvserveError, InvalidRequestError
+from convserve.open_inference.v2 import infer_pb2
+from convserve.open_inference.v2 import management_pb2 as pb
+from convserve.registry import LoadedVersion, Registry
+from convserve.server.choice import version_or_alias
+from convserve.server.models import Admin
+from convserve.server.open_inference import describe, reply, request
+from convserve.server.open_inference.repository import Repository
+from convserve.server.open_inference.statistics import statistics
+from convserve.server.rpc import Call, Cancel, Guard, Reply, parser
+from convserve.server.streams import streaming
+
+SERVICE = "inference.GRPCInferenceService"
+API = "open_inference"
+
+_EXTENSIONS = ("classification", "schedule_policy", "model_configuration", "statistics", "parameters")
+_NOT_OFFERED = {
+    "shared memory is not offered; send tensors in the message": (
+        *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"),
+        *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
+    ),
+    "traces are not set here; batches explain themselves in convserve.v1's Classify with `explain`": ("TraceSetting",),
+    "logs are set when the server starts: log_level and log_format": ("LogSettings",),
+}
+
+
+class OpenInferenceServicer:
+    """Answers Triton's and KServe's clients."""
+
+    def __init__(self, engine: Engine, registry: Registry, admin: Admin | None, ready: Callable[[], bool]) -> None:
+        """Put the parts together.
+
+        Args:
+            engine: classifies.
+            registry: tells of the models.
+            admin: changes them; None when that is not enabled.
+            ready: whether requests should come.
+        """
+        self._engine = engine
+        self._registry = registry
+        self._repository = Repository(registry, admin)
+        self._ready = ready
+
+    def handler(self, guard: Guard) -> grpc.GenericRpcHandler:
+        """The service for a synchronous server."""
+        methods: list[tuple[str, Callable[[Any, Call], Message], type[Message]]] = [
+            ("ServerLive", lambda _message, _call: pb.ServerLiveResponse(live=True), pb.ServerLiveRequest),
+            ("ServerReady", lambda _message, _call: pb.ServerReadyResponse(ready=self._ready()), pb.ServerReadyRequest),
+            ("ModelReady", self.model_ready, pb.ModelReadyRequest),
+            ("ServerMetadata", self.server_metadata, pb.ServerMetadataRequest),
+            ("ModelMetadata", self.model_metadata, pb.ModelMetadataRequest),
+            ("ModelConfig", self.model_config, pb.ModelConfigRequest),
+            ("ModelStatistics", self.model_statistics, pb.ModelStatisticsRequest),
+            ("RepositoryIndex", self._repository.index, pb.RepositoryIndexRequest),
+            ("RepositoryModelLoad", self._repository.load, pb.RepositoryModelLoadRequest),
+            ("RepositoryModelUnload", self._repository.unload, pb.RepositoryModelUnloadRequest),
+        ]
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.unary_unary_rpc_method_handler(
+                guard.direct(API, name, method),
+                request_deserializer=parser(message),
+                response_serializer=_serialize,
+            )
+            for name, method, message in methods
+        }
+        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
+            guard.waiting(API, "ModelInfer", self.model_infer, lambda message: message.model_name),
+            request_deserializer=parser(infer_pb2.ModelInferRequest),
+            response_serializer=_serialize,
+        )
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            streaming(guard, API, "ModelStreamInfer", self.model_stream_infer, _refusal),
+            request_deserializer=parser(infer_pb2.ModelInferRequest),
+            response_serializer=_serialize,
+        )
+        for sentence, names in _NOT_OFFERED.items():
+            handlers.update({name: guard.not_offered(API, name, sentence) for name in names})
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def model_infer(
+        self, message: infer_pb2.ModelInferRequest, call: Call, answer: Reply[infer_pb2.ModelInferResponse]
+    ) -> Cancel:
+        """Start a classification; returns what cancels it."""
+        if self._registry.has_model(message.model_name):
+            call.model = message.model_name
+        wanted = reply.wanted_outputs(message)
+
+        def done(outcome: Result | ConvserveError) -> None:
+            answer(outcome if isinstance(outcome, ConvserveError) else reply.write(outcome, wanted, message.id))
+
+        return self._engine.submit(request.read(message, call), done).cancel
+
+    def model_stream_infer(
+        self, message: infer_pb2.ModelInferRequest, call: Call, answer: Reply[infer_pb2.ModelStreamInferResponse]
+    ) -> Cancel:
+        """Start the classification of one request of a stream."""
+
+        def done(outcome: infer_pb2.ModelInferResponse | ConvserveError) -> None:
+            if not isinstance(outcome, ConvserveError):
+                outcome.parameters["triton_final_response"].bool_param = True
+                answer(infer_pb2.ModelStreamInferResponse(infer_response=outcome))
+            else:
+                answer(outcome)
+
+        return self.model_infer(message, call, done)
+
+    def model_ready(self, message: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
+        """Tell whether a model answers. One that does not exist is not ready: a probe wants no error."""
+        if not message.name:
+            raise InvalidRequestError.of("name", "is empty; name the model")
+        try:
+            with self._version(message.name, message.version, call):
+                return pb.ModelReadyResponse(ready=True)
+        except ConvserveError:
+            return pb.ModelReadyResponse(ready=False)
+
+    def server_metadata(self, message: pb.ServerMetadataRequest, call: Call) -> pb.ServerMetadataResponse:  # noqa: ARG002
+        """Tell what the server is."""
+        extensions = [*_EXTENSIONS, *(["model_repository"] if self._repository.changeable else [])]
+        return pb.ServerMetadataResponse(name="convserve", version=convserve.__version__, extensions=extensions)
+
+    def model_metadata(self, message: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
+        """Tell what a model takes and gives."""
+        with self._version(message.name, message.version, call) as version:
+            return describe.metadata(version, [one.manifest.version for one in self._loaded(message.name)])
+
+    def model_config(self, message: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
+        """Tell how a model is batched."""
+        with self._version(message.name, message.version, call) as version:
+            return pb.ModelConfigResponse(config=describe.config(version))
+
+    def model_statistics(self, message: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
+        """Tell where the time went: of one version, of a model's, or of all."""
+        if not message.name:
+            if message.version:
+                raise InvalidRequestError.of("version", "came without a name; name the model")
+            return pb.ModelStatisticsResponse(model_stats=map(statistics, self._registry.loaded()))
+        with self._version(message.name, message.version, call) as version:
+            versions = [version] if message.version else self._loaded(message.name)
+            return pb.ModelStatisticsResponse(model_stats=map(statistics, versions))
+
+    def _loaded(self, name: str) -> list[LoadedVersion]:
+        return [version for version in self._registry.loaded() if version.manifest.model == name]
+
+    @contextmanager
+    def _version(self, name: str, text: str, call: Call) -> Iterator[LoadedVersion]:
+        """Borrow the version that a request names."""
+        if self._registry.has_model(name):
+            call.model = name
+        version = self._registry.borrow(name, *version_or_alias(text, "version"), request_id=call.request_id)
+        try:
+            yield version
+        finally:
+            version.release()
+
+
+def _refusal(message: infer_pb2.ModelInferRequest, sentence: str) -> infer_pb2.ModelStreamInferResponse:
+    """The reply to a request of a stream that failed."""
+    failed = infer_pb2.ModelInferResponse(id=getattr(message, "id", ""))
+    return infer_pb2.ModelStreamInferResponse(error_message=sentence, infer_response=failed)
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()

@@ -1,0 +1,92 @@
+"""Where the time of a version's requests went: counts and sums, exact, since the version was loaded.
+
+Prometheus' histograms show the same as distributions; this is for dialects that ask for sums.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from convserve.batching import BatchRun
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often something happened, and how long it took in all."""
+
+    count: int = 0
+    """How often."""
+    seconds: float = 0.0
+    """In all."""
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums. The four stages add up to `success`."""
+
+    success: Tally = field(default_factory=Tally)
+    """Requests answered, from the engine's door and back."""
+    failed: Tally = field(default_factory=Tally)
+    """Requests refused or failed."""
+    decode: Tally = field(default_factory=Tally)
+    """Stage: decoding and checking images."""
+    queue: Tally = field(default_factory=Tally)
+    """Stage: waiting for the first batch."""
+    run: Tally = field(default_factory=Tally)
+    """Stage: computing, the whole batch for each request in it."""
+    reply: Tally = field(default_factory=Tally)
+    """Stage: everything else, such as handing rows out and waiting for further batches."""
+    rows: int = 0
+    """Images computed for requests that were answered."""
+    batches: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    """Batches run, by rows."""
+    last_batch: float = 0.0
+    """When the last batch ended, in seconds since 1970; 0: none ran."""
+
+
+class Statistics:
+    """Sums the times of one version. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._lock = threading.Lock()
+        self._totals = Totals()
+
+    def batch_ran(self, run: BatchRun) -> None:
+        """Take note of a batch."""
+        with self._lock:
+            self._totals.batches[run.rows].add(run.run_seconds)
+            self._totals.last_batch = time.time()
+
+    def answered(self, rows: int, decode_seconds: float, total_seconds: float, runs: Sequence[BatchRun]) -> None:
+        """Take note of a request that was answered."""
+        queue = min((run.queue_seconds for run in runs), default=0.0)
+        run = sum(run.run_seconds for run in runs)
+        with self._lock:
+            totals = self._totals
+            totals.success.add(total_seconds)
+            totals.decode.add(decode_seconds)
+            totals.queue.add(queue)
+            totals.run.add(run)
+            totals.reply.add(max(total_seconds - decode_seconds - queue - run, 0.0))
+            totals.rows += rows
+
+    def failed(self, seconds: float) -> None:
+        """Take note of a request that was refused or failed."""
+        with self._lock:
+            self._totals.failed.add(seconds)
+
+    def totals(self) -> Totals:
+        """The sums now: a copy."""
+        with self._lock:
+            return copy.deepcopy(self._totals)

@@ -1,0 +1,1 @@
+"""Messages of TensorFlow that its serving API is made of."""

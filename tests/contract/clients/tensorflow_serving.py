@@ -1,0 +1,174 @@
+"""Calls every method with TensorFlow Serving's stubs. Runs in an environment of its own: `… TARGET DIRECTORY`.
+
+TensorFlow's messages come from the folder in the variable TENSORFLOW, without importing TensorFlow itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+package = types.ModuleType("tensorflow")
+package.__path__ = [os.environ["TENSORFLOW"]]
+sys.modules["tensorflow"] = package
+# This script is not the package of the same name.
+sys.path = [path for path in sys.path if not path.endswith("clients")]
+
+import grpc
+import numpy as np
+from tensorflow.core.example import example_pb2, feature_pb2
+from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    input_pb2,
+    model_management_pb2,
+    model_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+    status_pb2,
+)
+
+target, directory = sys.argv[1], Path(sys.argv[2])
+images = np.load(directory / "images.npy")
+files = [file.read_bytes() for file in sorted(directory.glob("*.png"))]
+found: dict[str, Any] = {}
+arrays: dict[str, Any] = {}
+channel = grpc.insecure_channel(target)
+prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+models = model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+def tensor(values: Any, dtype: int, field: str = "") -> Any:
+    """A TensorProto; `field` names a typed field."""
+    made = tensor_pb2.TensorProto(dtype=dtype)
+    for size in values.shape:
+        made.tensor_shape.dim.add(size=size)
+    if field:
+        getattr(made, field).extend(values.ravel().tolist())
+    else:
+        made.tensor_content = values.tobytes()
+    return made
+
+
+def predict(given: Any, outputs: tuple[str, ...] = (), **spec: Any) -> Any:
+    """The reply of Predict."""
+    request = predict_pb2.PredictRequest(output_filter=outputs)
+    request.model_spec.name = spec.get("name", "mnist")
+    request.model_spec.signature_name = spec.get("signature", "serving_default")
+    if "version" in spec:
+        request.model_spec.version.value = spec["version"]
+    if "label" in spec:
+        request.model_spec.version_label = spec["label"]
+    request.inputs["image"].CopyFrom(given)
+    return prediction.Predict(request, timeout=30)
+
+
+def values_of(reply: Any, name: str = "probabilities") -> Any:
+    """An output as callers read it."""
+    output = reply.outputs[name]
+    return np.array(output.float_val).reshape([dim.size for dim in output.tensor_shape.dim])
+
+
+def failure(call: Any, *args: Any, **kwargs: Any) -> list[str]:
+    """Status and message of a call that must fail."""
+    try:
+        call(*args, **kwargs)
+    except grpc.RpcError as error:
+        return [error.code().name, error.details()]
+    return ["no error", ""]
+
+
+def described(messages: Any) -> Any:
+    """Full name and fields of messages and of those inside them."""
+    for message in messages:
+        yield (
+            message.full_name,
+            [
+                [
+                    *(field.name, field.number, field.type, field.is_repeated),
+                    getattr(field.message_type or field.enum_type, "full_name", ""),
+                ]
+                for field in message.fields
+            ],
+        )
+        yield from described(message.nested_types)
+
+
+pixels = tensor(images, types_pb2.DT_UINT8)
+arrays["content"] = values_of(predict(pixels))
+arrays["typed"] = values_of(predict(tensor(images, types_pb2.DT_UINT8, "int_val"), version=1))
+arrays["float"] = values_of(predict(tensor(images.astype(np.float32), types_pb2.DT_FLOAT), label="stable"))
+arrays["float_typed"] = values_of(predict(tensor(images.astype(np.float32), types_pb2.DT_FLOAT, "float_val")))
+unit = tensor((images / 255).astype(np.float32), types_pb2.DT_FLOAT)
+arrays["unit"] = values_of(predict(unit, signature="unit_range"))
+encoded = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=files)
+encoded.tensor_shape.dim.add(size=len(files))
+reply = predict(encoded)
+arrays["files"] = values_of(reply)
+found["spec"] = [reply.model_spec.name, reply.model_spec.version.value, reply.model_spec.signature_name]
+found["filtered"] = sorted(predict(pixels, outputs=("logits",)).outputs)
+
+request = classification_pb2.ClassificationRequest()
+request.model_spec.name = "mnist"
+for file in files:
+    example = request.input.example_list.examples.add()
+    example.features.feature["image/encoded"].bytes_list.value.append(file)
+classified = prediction.Classify(request, timeout=30)
+arrays["classified"] = np.array(
+    [
+        [one.score for one in sorted(entry.classes, key=lambda one: int(one.label))]
+        for entry in classified.result.classifications
+    ]
+)
+found["first_class"] = [entry.classes[0].label for entry in classified.result.classifications]
+
+metadata_request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+metadata_request.model_spec.name = "mnist"
+metadata = prediction.GetModelMetadata(metadata_request).metadata["signature_def"]
+signatures = get_model_metadata_pb2.SignatureDefMap()
+found["unpacked"] = metadata.Unpack(signatures)
+found["signatures"] = sorted(signatures.signature_def)
+image = signatures.signature_def["serving_default"].inputs["image"]
+found["image"] = [image.dtype, [dim.size for dim in image.tensor_shape.dim]]
+
+status_request = get_model_status_pb2.GetModelStatusRequest()
+status_request.model_spec.name = "mnist"
+states = get_model_status_pb2.ModelVersionStatus.State
+found["status"] = {
+    str(one.version): states.Name(one.state) for one in models.GetModelStatus(status_request).model_version_status
+}
+
+status_request.model_spec.name = "other"
+found["errors"] = {
+    "unknown model": failure(predict, pixels, name="other"),
+    "unknown version": failure(predict, pixels, version=9),
+    "unknown label": failure(predict, pixels, label="nobody"),
+    "unknown signature": failure(predict, pixels, signature="other"),
+    "unknown output": failure(predict, pixels, outputs=("scores",)),
+    "fractions": failure(predict, unit),
+    "status": failure(models.GetModelStatus, status_request),
+    "regress": failure(prediction.Regress, regression_pb2.RegressionRequest()),
+    "multi": failure(prediction.MultiInference, inference_pb2.MultiInferenceRequest()),
+    "reload": failure(models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
+}
+
+modules = (predict_pb2, classification_pb2, input_pb2, model_pb2, status_pb2, get_model_metadata_pb2)
+tensorflow_modules = (tensor_pb2, tensor_shape_pb2, example_pb2, feature_pb2, meta_graph_pb2)
+found["definitions"] = {
+    name: fields
+    for module in (*modules, get_model_status_pb2, *tensorflow_modules)
+    for name, fields in described(module.DESCRIPTOR.message_types_by_name.values())
+}
+found["types"] = dict(types_pb2.DataType.items())
+np.savez(directory / "arrays.npz", **arrays)
+json.dump(found, sys.stdout)

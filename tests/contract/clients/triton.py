@@ -1,0 +1,148 @@
+"""Calls every method with tritonclient. Runs in an environment of its own: `triton.py TARGET DIRECTORY`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.utils import InferenceServerException
+
+target, directory = sys.argv[1], Path(sys.argv[2])
+images = np.load(directory / "images.npy")
+found: dict[str, Any] = {}
+arrays: dict[str, Any] = {}
+client = triton.InferenceServerClient(target)
+
+
+def given(values: Any, datatype: str) -> list[Any]:
+    """The one input."""
+    tensor = triton.InferInput("image", values.shape, datatype)
+    tensor.set_data_from_numpy(values)
+    return [tensor]
+
+
+def failure(call: Any, *args: Any, **kwargs: Any) -> list[str]:
+    """Status and message of a call that must fail."""
+    try:
+        call(*args, **kwargs)
+    except InferenceServerException as error:
+        return [str(error.status()), str(error.message())]
+    return ["no error", ""]
+
+
+def described(messages: Any) -> Any:
+    """Full name and fields of messages and of those inside them."""
+    for message in messages:
+        yield (
+            message.full_name,
+            [
+                [
+                    *(field.name, field.number, field.type, field.is_repeated),
+                    getattr(field.message_type or field.enum_type, "full_name", ""),
+                ]
+                for field in message.fields
+            ],
+        )
+        yield from described(message.nested_types)
+
+
+# Metadata, readiness, configuration
+found["live"] = client.is_server_live()
+found["ready"] = client.is_server_ready()
+found["model_ready"] = [
+    client.is_model_ready("mnist"),
+    client.is_model_ready("mnist", "stable"),
+    client.is_model_ready("other"),
+]
+found["server_metadata"] = client.get_server_metadata(as_json=True)
+found["model_metadata"] = client.get_model_metadata("mnist", as_json=True)
+found["config"] = client.get_model_config("mnist", as_json=True)["config"]
+
+# Every encoding
+arrays["uint8"] = client.infer("mnist", given(images, "UINT8")).as_numpy("probabilities")
+arrays["fp32"] = client.infer("mnist", given(images.astype(np.float32), "FP32")).as_numpy("probabilities")
+arrays["fp16_unit"] = client.infer(
+    "mnist", given((images / 255).astype(np.float16), "FP16"), parameters={"pixel_range": "0-1"}
+).as_numpy("probabilities")
+arrays["int64"] = client.infer("mnist", given(images.astype(np.int64), "INT64"), model_version="1").as_numpy(
+    "probabilities"
+)
+files = np.array([file.read_bytes() for file in sorted(directory.glob("*.png"))], dtype=np.object_)
+arrays["bytes"] = client.infer("mnist", given(files, "BYTES"), model_version="stable").as_numpy("probabilities")
+typed = service_pb2.ModelInferRequest(model_name="mnist")
+tensor = typed.inputs.add(name="image", datatype="UINT8", shape=images.shape)
+tensor.contents.uint_contents.extend(images.ravel().tolist())
+arrays["typed"] = triton.InferResult(client._client_stub.ModelInfer(typed)).as_numpy("probabilities")
+
+# Outputs, ids, priorities
+only_logits = client.infer(
+    "mnist", given(images[:2], "UINT8"), outputs=[triton.InferRequestedOutput("logits")], request_id="mine", priority=1
+)
+found["only_logits"] = [output.name for output in only_logits.get_response().outputs]
+found["id"] = only_logits.get_response().id
+classes = client.infer(
+    "mnist", given(images[:4], "UINT8"), outputs=[triton.InferRequestedOutput("probabilities", class_count=3)]
+).as_numpy("probabilities")
+found["classes"] = [[value.decode() for value in row] for row in classes]
+
+# Streaming
+answers: queue.Queue[Any] = queue.Queue()
+client.start_stream(callback=lambda result, error: answers.put((result, error)))
+for index in range(20):
+    client.async_stream_infer("mnist" if index != 7 else "other", given(images[index : index + 1], "UINT8"))
+replies = [answers.get(timeout=30) for _ in range(20)]
+client.stop_stream()
+found["stream_errors"] = {index: str(error) for index, (_, error) in enumerate(replies) if error}
+arrays["stream"] = np.concatenate([result.as_numpy("probabilities") for result, error in replies if error is None])
+
+
+async def run_aio() -> Any:
+    """The same with asyncio."""
+    async with triton_aio.InferenceServerClient(target) as asynchronous:
+        calls = [asynchronous.infer("mnist", given(images[i : i + 1], "UINT8")) for i in range(20)]
+        results = await asyncio.gather(*calls)
+        return np.concatenate([result.as_numpy("probabilities") for result in results])
+
+
+arrays["aio"] = asyncio.run(run_aio())
+
+# Statistics and errors
+found["statistics"] = client.get_inference_statistics("mnist", as_json=True)["model_stats"][0]
+found["errors"] = {
+    "unknown model": failure(client.infer, "other", given(images[:1], "UINT8")),
+    "unknown version": failure(client.infer, "mnist", given(images[:1], "UINT8"), model_version="9"),
+    "wrong shape": failure(client.infer, "mnist", given(images[:1, :20], "UINT8")),
+    "unknown output": failure(
+        client.infer, "mnist", given(images[:1], "UINT8"), outputs=[triton.InferRequestedOutput("scores")]
+    ),
+    "timeout": failure(client.infer, "mnist", given(images, "UINT8"), timeout=1),
+    "shared memory": failure(client.get_system_shared_memory_status),
+    "cuda shared memory": failure(client.get_cuda_shared_memory_status),
+    "trace": failure(client.get_trace_settings),
+    "log": failure(client.get_log_settings),
+}
+
+# The repository
+client.unload_model("mnist")
+found["unloaded"] = client.get_model_repository_index(as_json=True)["models"]
+found["errors"]["unloaded"] = failure(client.infer, "mnist", given(images[:1], "UINT8"))
+client.load_model("mnist")
+found["loaded"] = client.get_model_repository_index(as_json=True)["models"]
+client.close()
+
+# What the definitions look like in the real client
+found["definitions"] = {
+    name: fields
+    for file in (service_pb2.DESCRIPTOR, model_config_pb2.DESCRIPTOR)
+    for name, fields in described(file.message_types_by_name.values())
+}
+np.savez(directory / "arrays.npz", **arrays)
+json.dump(found, sys.stdout)

@@ -1,0 +1,127 @@
+"""Environments for foreign clients, and the server they talk to."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from convserve.v1 import classification_pb2 as pb
+from convserve.v1 import classification_pb2_grpc as rpc
+from support.server import ServerProcess, serving
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+COUNT = 200
+PIP_FLAGS = {"tensorflow-serving": ["--no-deps"]}
+
+Images = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    """Real images of the test split."""
+    with np.load(ROOT / "tests/data/mnist-sample.npz") as arrays:
+        found: Images = arrays["test_images"][:COUNT]
+        return found
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The bundled models, with admin methods and an alias."""
+    directory = tmp_path_factory.mktemp("contract")
+    config = directory / "config.toml"
+    config.write_text("admin_methods = true\n[model]\naliases = { stable = 1 }\n")
+    with serving(ROOT / "models", directory, "--config", str(config), "--exit-on-error", "false") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def expected(server: ServerProcess, images: Images) -> npt.NDArray[np.float64]:
+    """Probabilities by our own API, [images, classes] in the order of the classes."""
+    packed = pb.PackedImages(data=images.tobytes(), shape=images.shape)
+    with grpc.insecure_channel(server.target) as channel:
+        reply = rpc.ClassificationServiceStub(channel).Classify(
+            pb.ClassifyRequest(model="mnist", packed=packed, top_k=10)
+        )
+    values = np.zeros((len(images), 10))
+    for row, result in zip(values, reply.results, strict=True):
+        for prediction in result.predictions:
+            row[prediction.index] = prediction.probability
+    return values
+
+
+@pytest.fixture(scope="session")
+def environment_of() -> Callable[[str], Path]:
+    """Python of an environment that has a client."""
+    return _environment
+
+
+@pytest.fixture(scope="session")
+def run_client(
+    server: ServerProcess, images: Images, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Any]]:
+    """Run one of `clients/` in an environment of its own; returns what it found."""
+
+    def run(name: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
+        python = _environment(name)
+        directory = tmp_path_factory.mktemp(name)
+        np.save(directory / "images.npy", images)
+        for index, image in enumerate(images):
+            Image.fromarray(image[:, :, 0]).save(directory / f"{index:03}.png")
+        script = HERE / "clients" / f"{name.replace('-', '_')}.py"
+        ended = subprocess.run(
+            [python, script, server.target, directory],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+            env={"PATH": "", **(environment or {})},
+        )
+        assert ended.returncode == 0, ended.stderr
+        found: dict[str, Any] = json.loads(ended.stdout)
+        with np.load(directory / "arrays.npz") as arrays:
+            found["arrays"] = dict(arrays)
+        return found
+
+    return run
+
+
+def _environment(name: str) -> Path:
+    """Python of an environment that has a client; made once, and again when its requirements change."""
+    requirements = HERE / f"requirements-{name}.txt"
+    directory = ROOT / f".venv-contract-{name}"
+    python, stamp = directory / "bin/python", directory / "installed.txt"
+    with (ROOT / f".venv-contract-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want it at once
+        _install(name, requirements, directory, python, stamp)
+    return python
+
+
+def _install(name: str, requirements: Path, directory: Path, python: Path, stamp: Path) -> None:
+    if not stamp.exists() or stamp.read_bytes() != requirements.read_bytes():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True, timeout=100)
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *PIP_FLAGS.get(name, ()),
+        ]
+        ended = subprocess.run([*pip, "-r", requirements], capture_output=True, text=True, check=False, timeout=250)
+        if ended.returncode:
+            last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+            pytest.skip(f"NOT TESTED: {name}'s client cannot be installed ({last})")
+        stamp.write_bytes(requirements.read_bytes())

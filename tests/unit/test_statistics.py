@@ -1,0 +1,43 @@
+"""Sums of times."""
+
+from __future__ import annotations
+
+import pytest
+
+from convserve.batching import BatchRun, ReleaseReason
+from convserve.statistics import Statistics
+
+
+def run(rows: int, queue: float, seconds: float) -> BatchRun:
+    return BatchRun(rows, rows, rows, ReleaseReason.FULL, queue, 0.0, seconds)
+
+
+def test_stages_add_up_to_the_whole() -> None:
+    """Also of a request that ran in two batches."""
+    statistics = Statistics()
+    statistics.answered(3, 0.1, 1.0, [run(2, 0.2, 0.25), run(1, 0.45, 0.25)])
+    statistics.answered(1, 0.1, 0.5, [run(1, 0.1, 0.1)])
+    totals = statistics.totals()
+    stages = [totals.decode, totals.queue, totals.run, totals.reply]
+    assert [stage.count for stage in stages] == [2, 2, 2, 2]
+    assert sum(stage.seconds for stage in stages) == pytest.approx(totals.success.seconds) == pytest.approx(1.5)
+    assert (totals.rows, totals.success.count, totals.failed.count) == (4, 2, 0)
+
+
+def test_batches_by_size() -> None:
+    """And when the last one ran."""
+    statistics = Statistics()
+    assert statistics.totals().last_batch == 0
+    for rows in (1, 8, 8):
+        statistics.batch_ran(run(rows, 0.0, 0.5))
+    totals = statistics.totals()
+    assert {rows: (tally.count, tally.seconds) for rows, tally in totals.batches.items()} == {1: (1, 0.5), 8: (2, 1.0)}
+    assert totals.last_batch > 1e9
+
+
+def test_totals_are_a_copy() -> None:
+    """What was read does not change any more."""
+    statistics = Statistics()
+    before = statistics.totals()
+    statistics.failed(0.1)
+    assert (before.failed.count, statistics.totals().failed.count) == (0, 1)
