@@ -14,3 +14,7 @@ compile pyproject.toml --extra train -c requirements/dev.txt -o requirements/tra
 compile pyproject.toml --extra gpu -o requirements/gpu.txt
 compile --group build -o requirements/build.txt
 compile --group generate -o requirements/generate.txt
+for client in triton kserve; do
+    compile "tests/contract/requirements-$client.in" -o "tests/contract/requirements-$client.txt"
+done
+compile --no-deps tests/contract/requirements-tensorflow-serving.in -o tests/contract/requirements-tensorflow-serving.txt

@@ -118,6 +118,7 @@ def _install(name: str, requirements: Path, directory: Path, python: Path, stamp
             "install",
             "--quiet",
             "--disable-pip-version-check",
+            "--require-hashes",
             *PIP_FLAGS.get(name, ()),
         ]
         ended = subprocess.run([*pip, "-r", requirements], capture_output=True, text=True, check=False, timeout=250)
