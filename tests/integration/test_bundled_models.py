@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 import convserve
 from convserve import manifest as m
 from convserve.arrays import Images
+from convserve.v1 import classification_pb2 as pb
+from convserve.v1 import classification_pb2_grpc as rpc
 from support.server import ServerProcess, serving
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +121,21 @@ def test_a_real_photograph_is_classified(client: convserve.Client) -> None:
     answers = client.classify_batch(large, model="cifar10")
     assert np.mean([one.index == label for one, label in zip(answers, labels[:100], strict=True)]) > 0.65
     assert "resized" in " ".join(answers[0].decoding)
+
+
+def test_a_hopeless_deadline_is_refused_at_once(server: ServerProcess, client: convserve.Client) -> None:
+    """A thousand digits take a quarter of a second; whoever leaves less time is told so, and nothing is computed."""
+    manifest = newest("mnist")[1]
+    images = np.zeros((1024, *manifest.input.shape), np.uint8)
+    packed = pb.PackedImages(data=images.tobytes(), shape=images.shape)
+    before = server.metric("convserve_rows_total", model="mnist")
+    with grpc.insecure_channel(server.target) as channel, pytest.raises(grpc.RpcError) as refused:
+        grpc.channel_ready_future(channel).result(10)
+        stub = rpc.ClassificationServiceStub(channel)
+        stub.Classify(pb.ClassifyRequest(model="mnist", packed=packed), timeout=0.03)
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert client.classify(images[0], model="mnist").model_version == manifest.version  # behind it in the queue
+    assert server.metric("convserve_rows_total", model="mnist") == before + 1
 
 
 def _shared(*parts: str) -> Path:

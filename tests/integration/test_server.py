@@ -183,13 +183,6 @@ def test_one_bad_image_fails_its_request_only(stub: rpc.ClassificationServiceStu
     assert bad.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_hopeless_deadline_is_refused(stub: rpc.ClassificationServiceStub) -> None:
-    """The caller sees DEADLINE_EXCEEDED, whoever noticed first."""
-    with pytest.raises(grpc.RpcError) as refused:
-        stub.Classify(pb.ClassifyRequest(model="stripes", packed=packed(GOOD)), timeout=0)
-    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-
-
 def test_models_are_listed(channel: grpc.Channel) -> None:
     """With state, digest, shape, labels and figures."""
     models = model_pb2_grpc.ModelServiceStub(channel)
