@@ -5,7 +5,7 @@ alternate within one run, with clients of the same settings but for `coalesce`.
 
 Two models: the bundled `mnist`, whose own time limits what coalescing can gain, and `stripes`, a small linear model
 that costs almost nothing, so that the calls themselves are measured. A measurement during which other programs took
-more than a tenth of a core (those with a low priority not counted) is thrown away and repeated.
+more than a tenth of a core is thrown away and repeated.
 
     python -m benchmarks.coalescing --callers 4 16 64 --runs 5
 """
@@ -77,10 +77,9 @@ class Quiet:
                 return
 
     def _others(self) -> float:
-        """Seconds of CPU that other programs have used so far, niced ones left out."""
-        user, _, system = map(int, Path("/proc/stat").read_text().split(maxsplit=4)[1:4])
-        own = sum(os.times()[:2]) + self._server.cpu_seconds()
-        return (user + system) / os.sysconf("SC_CLK_TCK") - own
+        """Seconds of CPU that other programs have used so far."""
+        spent = sum(map(int, Path("/proc/stat").read_text().split(maxsplit=4)[1:4]))  # user, nice, system
+        return spent / os.sysconf("SC_CLK_TCK") - sum(os.times()[:2]) - self._server.cpu_seconds()
 
 
 def throughput(client: Client, images: Images, model: str, callers: int) -> float:

@@ -129,10 +129,11 @@ def test_a_hopeless_deadline_is_refused_at_once(server: ServerProcess, client: c
     images = np.zeros((1024, *manifest.input.shape), np.uint8)
     packed = pb.PackedImages(data=images.tobytes(), shape=images.shape)
     before = server.metric("convserve_rows_total", model="mnist")
-    with grpc.insecure_channel(server.target) as channel, pytest.raises(grpc.RpcError) as refused:
+    with grpc.insecure_channel(server.target) as channel:
         grpc.channel_ready_future(channel).result(10)
-        stub = rpc.ClassificationServiceStub(channel)
-        stub.Classify(pb.ClassifyRequest(model="mnist", packed=packed), timeout=0.03)
+        classify = rpc.ClassificationServiceStub(channel).Classify
+        with pytest.raises(grpc.RpcError) as refused:
+            classify(pb.ClassifyRequest(model="mnist", packed=packed), timeout=0.03)
     assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert client.classify(images[0], model="mnist").model_version == manifest.version  # behind it in the queue
     assert server.metric("convserve_rows_total", model="mnist") == before + 1
