@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from convserve import __version__
 from convserve.client import security, tracing
 from convserve.client.retry import Retry
 from convserve.client.security import Tls, Token
@@ -93,6 +94,7 @@ class Settings:
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.service_config", json.dumps(config)),
+            ("grpc.primary_user_agent", f"convserve-python/{__version__}"),
             ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 5000),

@@ -66,8 +66,7 @@ class Calls:
         Raises:
             ClosedError: the client was closed, or this is a forked process.
         """
-        if self.closed.is_set():
-            raise ClosedError("the client is closed; make a new one")
+        self._check_open()
         if self._generation != process.generation():
             if self._pool is None and self._control_pool is None:  # never used before the fork: as good as new
                 self._generation = process.generation()
@@ -79,6 +78,7 @@ class Calls:
         """Connections for classifying."""
         if self._pool is None:
             with self._lock:
+                self._check_open()
                 if self._pool is None:
                     count, check = self.settings.connections, self.settings.health_check
                     self._pool = Pool([Connection(self.settings, health_check=check) for _ in range(count)])
@@ -89,9 +89,14 @@ class Calls:
         """A connection that also reaches servers which say NOT_SERVING: to ask what they have and how they are."""
         if self._control_pool is None:
             with self._lock:
+                self._check_open()
                 if self._control_pool is None:
                     self._control_pool = Pool([Connection(self.settings, health_check=False)])
         return self._control_pool
+
+    def _check_open(self) -> None:
+        if self.closed.is_set():
+            raise ClosedError("the client is closed; make a new one")
 
     def close(self) -> None:
         """Drop all connections; calls under way end with CancelledError. May be called twice, and after a fork."""

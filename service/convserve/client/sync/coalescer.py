@@ -92,7 +92,8 @@ class Coalescer:
             (result,) = self._send([row.image], options, row.deadline, row.trace)
         finally:
             if row.group is not None:
-                self._returned(row.group)
+                with self._lock:
+                    self._returned(row.group)
         return result
 
     def _wait(self, row: Row, group: Group[_Waiter]) -> Classification:
@@ -108,7 +109,7 @@ class Coalescer:
                         waiter.awake = False
                     now = time.monotonic()
                     alarm = self._watch(group, now) if group.first is row else math.inf
-                    duty, waiter.duty = waiter.duty, None
+                    duty = waiter.duty
                     late = duty is None and waiter.outcome is None and now >= row.deadline
                 if late:
                     raise DeadlineError("the deadline passed before the answer was there")
@@ -128,18 +129,21 @@ class Coalescer:
         return window if now < window else group.since + coalescing.BUSY_SECONDS
 
     def _drive(self, group: Group[_Waiter], driver: Row) -> None:
-        """Make the group's RPC and hand out what came of it."""
+        """Make the group's RPC and hand out what came of it. If this is interrupted, `_leave` finds another driver."""
         with self._lock:
-            rows = list(group.rows)
+            rows = _waiting(group.rows)
         try:
-            parts = self._exchange(group, rows)
+            parts = self._exchange(group, rows) if rows else []
         except Exception as error:  # noqa: BLE001  # a defect, or the application's token function; everybody is told
             self._settle((row, error) for row in rows)
             parts = []
-        except BaseException:  # this caller was interrupted; the others still want their answers
-            self._returned(group, [[row for row in rows if row is not driver]])
-            raise
-        self._returned(group, parts)
+        with self._lock:
+            driver.waiter.duty = None
+            for part in parts:
+                again = [row for row in _waiting(part) if row in group.rows]
+                if again:
+                    self._appoint(self._lanes.again(group, again))
+            self._returned(group)
 
     def _exchange(self, group: Group[_Waiter], rows: list[Row]) -> list[list[Row]]:
         steps = exchange(rows, self._lanes, self._budget, time.monotonic, self._settle)
@@ -163,14 +167,9 @@ class Coalescer:
             for row, outcome in outcomes:
                 row.waiter.finish(outcome)
 
-    def _returned(self, group: Group[_Waiter], parts: Iterable[list[Row]] = ()) -> None:
-        """What was sent has come back; some rows may go again, and those who gathered meanwhile may go now."""
-        with self._lock:
-            for rows in parts:
-                waiting = [row for row in rows if row in group.rows and row.waiter.outcome is None]
-                if waiting:
-                    self._appoint(self._lanes.again(group, waiting))
-            self._go(self._lanes.returned(group.lane, time.monotonic()))
+    def _returned(self, group: Group[_Waiter]) -> None:
+        """What was sent has come back; those who gathered meanwhile may go now."""
+        self._go(self._lanes.returned(group.lane, time.monotonic()))
 
     def _appoint(self, group: Group[_Waiter]) -> None:
         """Have a caller drive a group that goes now."""
@@ -191,9 +190,16 @@ class Coalescer:
         watched = group.first is row
         self._lanes.leave(row)
         duty, row.waiter.duty = row.waiter.duty, None
-        if duty is not None and duty.rows:
-            self._appoint(duty)
-        elif duty is not None:
-            self._go(self._lanes.returned(duty.lane, time.monotonic()))
+        if duty is not None:
+            duty.rows = _waiting(duty.rows)
+            if duty.rows:
+                self._appoint(duty)
+            else:
+                self._returned(duty)
         elif watched and group.gathering:
             group.rows[0].waiter.wake()
+
+
+def _waiting(rows: Iterable[Row]) -> list[Row]:
+    """Those who have no answer yet."""
+    return [row for row in rows if row.waiter.outcome is None]
