@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -17,6 +16,7 @@ from convserve.v1 import classification_pb2_grpc as rpc
 from convserve.v1 import model_pb2, model_pb2_grpc
 from support import versions
 from support.server import ServerProcess, serving
+from support.waiting import until
 
 FAST = ("--repository-poll-interval", "0.05")
 
@@ -50,14 +50,6 @@ class Caller:
 
     def state(self, version: int) -> str:
         return self.states().get(version, ("", ""))[0]
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for something that another process does."""
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not happen in time"
-        threading.Event().wait(0.02)
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -18,6 +17,7 @@ from convserve.v1 import classification_pb2_grpc as rpc
 from convserve.v1 import model_pb2, model_pb2_grpc
 from support import versions
 from support.server import ServerProcess, run_to_end, serving
+from support.waiting import until
 
 IMAGES = versions.random_images(1)
 REQUEST = pb.ClassifyRequest(model="stripes", packed=pb.PackedImages(data=IMAGES.tobytes(), shape=IMAGES.shape))
@@ -27,13 +27,6 @@ REQUEST = pb.ClassifyRequest(model="stripes", packed=pb.PackedImages(data=IMAGES
 def server(repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     with serving(repository, tmp_path, "--workers", "2", "--admin-methods", "true") as running:
         yield running
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not happen in time"
-        threading.Event().wait(0.05)
 
 
 def channels(server: ServerProcess, count: int) -> list[grpc.Channel]:

@@ -55,20 +55,20 @@ class Crowd:
         """Classify an image on another thread."""
         return self._pool.submit(lambda: self._client.classify(image, **{**self._options, **options}))
 
-    def gather(self, *images: Any, **options: Any) -> list[Future[Classification]]:
-        """Have callers gather, one after the other."""
+    def gather(self, *images: bytes, **options: Any) -> list[Future[Classification]]:
+        """Have callers gather, one after the other; each is there, or done already, before the next one comes."""
         made = []
         for image in images:
-            before = self.gathered()
-            made.append(self.call(image, **options))
-            until(lambda before=before: self.gathered() > before)
+            call = self.call(image, **options)
+            until(lambda image=image, call=call: call.done() or image in self.gathered())
+            made.append(call)
         return made
 
-    def gathered(self) -> int:
-        """Callers that wait for the held RPC."""
+    def gathered(self) -> list[Any]:
+        """Images that wait for the held RPC."""
         assert self._client._coalescer is not None
         lanes = list(self._client._coalescer._lanes._lanes.values())
-        return sum(len(lane.group.rows) for lane in lanes if lane.group is not None)
+        return [row.image for lane in lanes if lane.group is not None for row in list(lane.group.rows)]
 
     def sent(self) -> list[list[int]]:
         """First bytes of the images of each request after the held one."""
@@ -251,7 +251,7 @@ def test_what_is_no_image_never_leaves_its_caller(fake: FakeServer, client: Clie
         crowd.call(np.zeros((2, 2), np.float32)).result(30)
     with pytest.raises(convserve.InvalidRequestError, match="number of classes"):
         crowd.call(b"\x01", top_k=-1).result(30)
-    assert crowd.gathered() == 0
+    assert crowd.gathered() == []
     crowd.gate.open()
     crowd.held.result(30)
 
@@ -317,7 +317,7 @@ def test_when_all_are_late_nothing_is_sent(fake: FakeServer, client: Client, poo
     for answer in crowd.gather(b"\x01", b"\x02", b"\x03", timeout=0.05):
         with pytest.raises(convserve.DeadlineError):
             answer.result(30)
-    assert crowd.gathered() == 0
+    assert crowd.gathered() == []
     (answer,) = crowd.gather(b"\x04")
     crowd.gate.open()
     assert answer.result(30).index == 4
