@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,12 +108,14 @@ def test_admin_methods_reach_all_workers_and_their_replacements(server: ServerPr
 
 def test_a_crash_loop_ends_the_server(server: ServerProcess) -> None:
     """Whoever restarts containers should see it; exit status 1."""
-    for _ in range(5):
-        until(lambda: server.process.poll() is not None or len(children(server)) == 2)
-        if server.process.poll() is not None:
-            break
-        os.kill(children(server)[-1], signal.SIGKILL)
-        threading.Event().wait(0.1)
+
+    def deaths() -> int:
+        return sum(event["event"] == "worker died" for event in server.log_events())
+
+    for count in range(1, 6):
+        until(lambda: len([pid for pid in children(server) if _alive(pid)]) == 2)
+        os.kill([pid for pid in children(server) if _alive(pid)][-1], signal.SIGKILL)
+        until(lambda count=count: deaths() == count)  # type: ignore[misc]  # bound now, not when it is called
     assert server.process.wait(60) == 1
     assert any(event["event"] == "workers die in a loop; giving up" for event in server.log_events())
 
