@@ -7,7 +7,7 @@ Two models: the bundled `mnist`, whose own time limits what coalescing can gain,
 that costs almost nothing, so that the calls themselves are measured. A measurement during which other programs took
 more than a tenth of a core is thrown away and repeated.
 
-    python -m benchmarks.coalescing --callers 4 16 64 --runs 5
+    python -m benchmarks.coalescing --callers 4 16 64 --runs 3
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def main() -> None:
     """Measure and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--callers", type=int, nargs="+", default=[4, 16, 64], help="threads (default: 4 16 64)")
-    parser.add_argument("--runs", type=int, default=5, help="repetitions of everything (default: 5)")
+    parser.add_argument("--runs", type=int, default=3, help="repetitions of everything (default: 3)")
     arguments = parser.parse_args()
     conditions = common.conditions()
     with tempfile.TemporaryDirectory() as folder:
