@@ -141,49 +141,56 @@ def compare(values: dict[str, list[float]]) -> dict[str, Any]:
     return {**{way: common.summary(values[way]) for way in WAYS}, "coalesced_over_single": common.summary(ratios)}
 
 
-def measure(target: str, model: str, callers: Sequence[int], runs: int, quiet: Quiet) -> dict[str, Any]:
-    """All comparisons against one server."""
-    with Client(target, coalesce=False) as single, Client(target) as coalesced:
-        clients = {"single": single, "coalesced": coalesced}
-        (info,) = [one for one in single.models() if one.name == model]
+class Comparison:
+    """Both ways of calling one model, measured run by run."""
+
+    def __init__(self, model: str, target: str, callers: Sequence[int], quiet: Quiet) -> None:
+        """Connect, and check that both ways give the right answers."""
+        self._model, self._target, self._quiet = model, target, quiet
+        self._clients = {way: Client(target, coalesce=way == "coalesced") for way in WAYS}
+        (info,) = [one for one in self._clients["single"].models() if one.name == model]
         shape = info.versions[0].input_shape
-        images = np.random.default_rng(0).integers(0, 256, (64, *shape), dtype=np.uint8)
-        for client in clients.values():
-            expected = [one.index for one in client.classify_batch(images, model=model)]
-            assert [client.classify(image, model=model).index for image in images] == expected
-
-        def with_threads(way: str, count: int) -> float:
-            return throughput(clients[way], images, model, count)
-
-        def with_tasks(way: str, count: int) -> float:
-            return asyncio.run(throughput_of_tasks(target, images, model, count, coalesce=way == "coalesced"))
-
-        most = max(callers)
-        loads: list[tuple[str, int, Callable[[str, int], float]]] = [
-            *[(f"{count} threads", count, with_threads) for count in callers],
-            (f"{most} tasks", most, with_tasks),
+        self._images = np.random.default_rng(0).integers(0, 256, (64, *shape), dtype=np.uint8)
+        for client in self._clients.values():
+            expected = [one.index for one in client.classify_batch(self._images, model=model)]
+            assert [client.classify(image, model=model).index for image in self._images] == expected
+        self._loads: list[tuple[str, int, Callable[[str, int], float]]] = [
+            *[(f"{count} threads", count, self._with_threads) for count in callers],
+            (f"{max(callers)} tasks", max(callers), self._with_tasks),
         ]
-        rates: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name, _, _ in loads}
-        alone: dict[str, list[float]] = {way: [] for way in WAYS}
-        for run in range(runs):
-            for way, seconds in quiet(lambda: lone(clients, images, model)).items():
-                alone[way].append(seconds)
-            for name, count, one in loads:
-                for way in WAYS if run % 2 else tuple(reversed(WAYS)):
-                    rates[name][way].append(quiet(functools.partial(one, way, count)))
-                latest = {way: round(found[-1]) for way, found in rates[name].items()}
-                print(f"{model}, run {run + 1}: {name}: {latest} images/s", file=sys.stderr, flush=True)
+        self._rates: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name, _, _ in self._loads}
+        self._alone: dict[str, list[float]] = {way: [] for way in WAYS}
+
+    def _with_threads(self, way: str, count: int) -> float:
+        return throughput(self._clients[way], self._images, self._model, count)
+
+    def _with_tasks(self, way: str, count: int) -> float:
+        coalesce = way == "coalesced"
+        return asyncio.run(throughput_of_tasks(self._target, self._images, self._model, count, coalesce=coalesce))
+
+    def run(self) -> None:
+        """Measure everything once more."""
+        for way, seconds in self._quiet(lambda: lone(self._clients, self._images, self._model)).items():
+            self._alone[way].append(seconds)
+        for name, count, measure in self._loads:
+            for way in WAYS if len(self._rates[name]["single"]) % 2 else tuple(reversed(WAYS)):
+                self._rates[name][way].append(self._quiet(functools.partial(measure, way, count)))
+            latest = {way: round(found[-1]) for way, found in self._rates[name].items()}
+            print(f"{self._model}, {name}: {latest} images/s", file=sys.stderr, flush=True)
+
+    def result(self) -> dict[str, Any]:
+        """All runs so far."""
         return {
-            "images_per_second": {name: compare(found) for name, found in rates.items()},
-            "lone_caller_p50_seconds": compare(alone),
+            "images_per_second": {name: compare(found) for name, found in self._rates.items()},
+            "lone_caller_p50_seconds": compare(self._alone),
         }
 
 
 def main() -> None:
-    """Measure and keep the result."""
+    """Measure, and keep the result after every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--callers", type=int, nargs="+", default=[4, 16, 64], help="threads (default: 4 16 64)")
-    parser.add_argument("--runs", type=int, default=3, help="repetitions of everything (default: 3)")
+    parser.add_argument("--runs", type=int, default=5, help="repetitions of everything (default: 5)")
     arguments = parser.parse_args()
     conditions = common.conditions()
     with tempfile.TemporaryDirectory() as folder:
@@ -195,8 +202,17 @@ def main() -> None:
         with common.running(peer) as server:
             os.sched_setaffinity(0, {common.CLIENT_CORE})
             quiet = Quiet(server)
-            target = f"127.0.0.1:{server.port}"
-            found = {model: measure(target, model, arguments.callers, arguments.runs, quiet) for model in MODELS}
+            models = {
+                model: Comparison(model, f"127.0.0.1:{server.port}", arguments.callers, quiet) for model in MODELS
+            }
+            for _ in range(arguments.runs):
+                for comparison in models.values():
+                    comparison.run()
+                keep(conditions, quiet, {model: comparison.result() for model, comparison in models.items()})
+
+
+def keep(conditions: dict[str, Any], quiet: Quiet, found: dict[str, Any]) -> None:
+    """Write the result, and show what matters of it."""
     result = {
         "what": "single images of concurrent callers, one RPC each or coalesced; median, spread (half the range), runs",
         "conditions": {
@@ -217,7 +233,7 @@ def main() -> None:
             print(f"{model}, {name}: {gain['median']:.2f} times the throughput (spread {gain['spread']:.0%})")
         alone = figures["lone_caller_p50_seconds"]["coalesced_over_single"]
         print(f"{model}, a lone caller's p50: {alone['median'] - 1:+.1%} (spread {alone['spread']:.1%})")
-    print(path)
+    print(path, flush=True)
 
 
 if __name__ == "__main__":
