@@ -2,7 +2,7 @@
 
 The way of a run, and the files to read in that order::
 
-    presets.py      what to train: data, network, settings; config.py and architectures.py say what there is to set
+    presets/        what to train: data, network, settings; config.py and architectures.py say what there is to set
     datasets/       labelled images in memory, verified, cut into three splits
     runs.py         the directory in which each step leaves its result for the next
     train.py        network.py builds the Keras model; weights of the best epoch remain

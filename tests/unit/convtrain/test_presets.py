@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
 from convserve.manifest import InputSpec
+from convtrain.architectures import Conv, Dropout, Pool
 from convtrain.config import Sgd
 from convtrain.errors import PresetError
 from convtrain.layout import lay_out
 from convtrain.presets import PRESETS, Preset, find
 
+PARAMETERS = {
+    "mnist-simple": 225_034,
+    "mnist-deep": 1_199_882,
+    "mnist-batchnorm": 1_626_154,
+    "mnist-separable": 3_898,
+    "cifar10-simple": 356_810,
+    "cifar10-strided": 356_810,
+    "cifar10-regularized": 356_810,
+    "cifar10-dilated": 157_226,
+}
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("mnist-simple", 225_034), ("mnist-deep", 1_199_882), ("cifar10-simple", 356_810)],
-)
+
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_parameters_are_as_published(name: str, parameters: int) -> None:
     """The networks of the tutorials, to the last parameter."""
     preset = find(name)
     assert sum(row.parameters for row in lay_out(preset.architecture, preset.input, 10)) == parameters
+
+
+def test_each_preset_is_what_its_name_says() -> None:
+    """The building block it is named after is in it."""
+    layers = {name: preset.architecture.layers for name, preset in PRESETS.items()}
+    convolutions = {name: [layer for layer in found if isinstance(layer, Conv)] for name, found in layers.items()}
+    assert all(conv.batch_norm and conv.padding == "same" for conv in convolutions["mnist-batchnorm"])
+    separable = lay_out(find("mnist-separable").architecture, find("mnist-separable").input, 10)[2]
+    assert (separable.name, separable.parameters) == ("separable_conv 3×3", 688)
+    assert all(conv.strides == 2 for conv in convolutions["cifar10-strided"])
+    assert not any(isinstance(layer, Pool) for layer in layers["cifar10-strided"])
+    assert all(conv.l2 == 0.001 for conv in convolutions["cifar10-regularized"])
+    after_pools = [after for layer, after in pairwise(layers["cifar10-regularized"]) if isinstance(layer, Pool)]
+    assert len(after_pools) == 3
+    assert all(isinstance(layer, Dropout) for layer in (*after_pools, layers["cifar10-regularized"][-1]))
+    assert max(conv.dilation_rate for conv in convolutions["cifar10-dilated"]) == 2
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -60,8 +87,8 @@ def test_values_out_of_range_are_refused(field: str, value: object) -> None:
 
 def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
     """Nobody has to look up the names."""
-    with pytest.raises(PresetError, match="no preset 'mnist'; there are mnist-simple, mnist-deep, cifar10-simple"):
-        find("mnist")
+    with pytest.raises(PresetError, match=r"no preset 'nonsense'; there are .*mnist-simple, .*cifar10-simple"):
+        find("nonsense")
 
 
 def test_optimizers_are_told_apart_by_name() -> None:
