@@ -34,6 +34,26 @@ assert set(found) == {"logits", "probabilities"}
 assert np.abs(found["probabilities"].numpy() - golden["probabilities"]).max() < 1e-4
 assert "convserve" not in sys.modules and "convtrain" not in sys.modules
 """
+WARMUP = """
+import sys
+sys.path.append(sys.argv[2])
+import numpy as np, tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+golden = np.load(sys.argv[1] + "/golden.npz")
+signatures = tf.saved_model.load(sys.argv[1]).signatures
+sizes = []
+for record in tf.data.TFRecordDataset(sys.argv[1] + "/assets.extra/tf_serving_warmup_requests"):
+    log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+    assert log.WhichOneof("log_type") == "predict_log"
+    request = log.predict_log.request
+    assert request.model_spec.name == sys.argv[3] and not request.model_spec.HasField("version")
+    inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+    found = signatures[request.model_spec.signature_name](**inputs)["probabilities"].numpy()
+    assert np.abs(found - golden["probabilities"][: len(found)]).max() < 1e-4
+    sizes.append(len(found))
+assert sizes == [1, len(golden["image"])], sizes
+assert "convserve" not in sys.modules and "convtrain" not in sys.modules
+"""
 TRITON_CONFIG = """
 import json, sys
 from google.protobuf import json_format, text_format
@@ -43,9 +63,9 @@ print(json_format.MessageToJson(config, preserving_proto_field_name=True))
 """
 
 
-def run(python: str | Path, code: str, argument: Path) -> str:
+def run(python: str | Path, code: str, *arguments: str | Path) -> str:
     ended = subprocess.run(
-        [python, "-c", code, argument], capture_output=True, text=True, check=False, timeout=110, env={"PATH": ""}
+        [python, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=110, env={"PATH": ""}
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -63,6 +83,16 @@ def test_saved_model_by_plain_tensorflow(version: Path) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("TensorFlow is not installed")
     run(sys.executable, SAVED_MODEL, version)
+
+
+@pytest.mark.timeout(400)  # the first run installs the client
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_warmup_requests(environment_of: Callable[[str], Path], version: Path) -> None:
+    """TensorFlow reads the records; they are TensorFlow Serving's message, and calls that the SavedModel answers."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("TensorFlow is not installed")
+    (packages,) = environment_of("tensorflow-serving").parents[1].glob("lib/python*/site-packages")
+    run(sys.executable, WARMUP, version, packages, version.parent.name)
 
 
 @pytest.mark.timeout(400)  # the first run installs the client

@@ -67,6 +67,7 @@ def test_every_file_is_the_one_published(name: str) -> None:
     directory, manifest = newest(name)
     assert m.digest_files(directory) == manifest.files
     assert {"model.onnx", "saved_model.pb", "golden.npz", "fingerprint.pb"} <= set(manifest.files)
+    assert "assets.extra/tf_serving_warmup_requests" in manifest.files
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,7 +26,7 @@ from convserve import manifest
 from convserve.arrays import Images
 from convserve.errors import ArtifactError
 from convserve.manifest import GOLDEN_FILE, ONNX_FILE, InputSpec
-from convtrain import backend, files, statistics, triton
+from convtrain import backend, files, statistics, triton, warmup
 from convtrain.datasets.split import stratified
 from convtrain.errors import PublishError
 from convtrain.evaluate import Evaluation
@@ -139,6 +139,7 @@ def _stage(finished: Finished, staging: Path) -> manifest.Manifest:
     test, seed = finished.data.test, finished.record.preset.training.seed
     golden = test.take(stratified(test.labels, min(GOLDEN_IMAGES, len(test)), seed))
     _write_golden(staging, golden.images)
+    warmup.write(staging, finished.record.preset.model, golden.images)
     return _describe(finished, staging, len(golden))
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from convserve import manifest
 from convserve.manifest import DecodePolicy, InputSpec, Parity
-from convtrain import publish
+from convserve.tensorflow_serving.v1 import prediction_log_pb2
+from convtrain import publish, warmup
 from convtrain.architectures import Architecture, Flatten
 from convtrain.config import TrainingConfig
 from convtrain.datasets import Dataset, Split
@@ -102,6 +103,32 @@ def test_a_published_version_is_complete(finished: Finished, tmp_path: Path) -> 
         known = {image.tobytes() for image in finished.data.test.images}
         assert all(image.tobytes() in known for image in golden["image"])
         np.testing.assert_allclose(golden["probabilities"], versions.reference(golden["image"]), atol=1e-6)
+
+
+def test_it_holds_requests_to_warm_up_with(finished: Finished, tmp_path: Path) -> None:
+    """Where TensorFlow Serving looks for them: calls of Predict with the golden images, listed in the manifest."""
+    directory = publish.publish(finished, tmp_path / "models")
+    assert warmup.WARMUP_FILE in manifest.read(directory)[0].files
+    with np.load(directory / "golden.npz") as golden:
+        images = golden["image"]
+    records = tfrecords((directory / "assets.extra/tf_serving_warmup_requests").read_bytes())
+    for record, expected in zip(records, (images[:1], images), strict=True):
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        assert (request.model_spec.name, request.model_spec.signature_name) == ("stripes", "serving_default")
+        assert not request.model_spec.HasField("version")
+        tensor = request.inputs["image"]
+        assert [dim.size for dim in tensor.tensor_shape.dim] == list(expected.shape)
+        assert tensor.tensor_content == expected.tobytes()
+
+
+def tfrecords(content: bytes) -> list[bytes]:
+    """The records, cut by their lengths."""
+    found = []
+    while content:
+        end = 12 + int.from_bytes(content[:8], "little")
+        found.append(content[12:end])
+        content = content[end + 4 :]
+    return found
 
 
 def test_files_beside_the_versions_are_triton_s(finished: Finished, tmp_path: Path) -> None:
