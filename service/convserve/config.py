@@ -112,6 +112,20 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     """Requests that one worker handles at the same time, each on a thread of its own; more wait in line."""
 
 
+class AuthSettings(_Section, frozen=True, kw_only=True):
+    """Bearer tokens, by group of methods. Each file holds one token in a line; changes count without a restart."""
+
+    inference_tokens_file: str = ""
+    """File with the tokens that may classify. Empty: everybody may."""
+    metadata_tokens_file: str = ""
+    """File with the tokens that may ask about models and use reflection. Empty: everybody may."""
+    admin_tokens_file: str = ""
+    """File with the tokens that may call LoadModel, UnloadModel and SetAlias, where they are enabled. Empty: everybody
+    may; not allowed where another group has a file and admin methods are enabled."""
+    health_tokens_file: str = ""
+    """File with the tokens that may check health. Empty: everybody may; probes and load balancers bring no token."""
+
+
 class DrainSettings(_Section, frozen=True, kw_only=True):
     """How the server goes away after SIGTERM."""
 
@@ -150,10 +164,22 @@ class Settings(_Section, frozen=True, kw_only=True):
     """Settings of every model."""
     limits: LimitSettings = LimitSettings()
     """Limits on what callers may send."""
+    auth: AuthSettings = AuthSettings()
+    """Who may call what."""
     drain: DrainSettings = DrainSettings()
     """Shutdown."""
     models: dict[str, ModelSettings] = {}
     """Settings of single models by name, where they differ; only in the file, as [models.NAME]."""
+
+    def __post_init__(self) -> None:
+        """Check what a type cannot say."""
+        auth = self.auth
+        others = auth.inference_tokens_file or auth.metadata_tokens_file or auth.health_tokens_file
+        if self.admin_methods and others and not auth.admin_tokens_file:
+            raise ValueError(
+                "admin_methods is on and auth.admin_tokens_file is empty, while other methods need tokens; give admin"
+                " methods a file too"
+            )
 
     def for_model(self, name: str) -> ModelSettings:
         """The settings that hold for a model."""

@@ -23,6 +23,8 @@ from convserve.metrics import Metrics
 from convserve.open_inference.v2 import service_pb2
 from convserve.registry import Registry
 from convserve.server import classification, models, open_inference, reflection, tensorflow_serving
+from convserve.server.access import Access
+from convserve.server.gate import interceptors
 from convserve.server.health import FILE as HEALTH_FILE
 from convserve.server.health import SERVICE as HEALTH_SERVICE
 from convserve.server.health import Health
@@ -76,7 +78,8 @@ class Server:
         self._metrics.show_plan(plan)
         self._registry = Registry()
         self._metrics.observe_registry(self._registry)
-        self._guard = Guard(self._metrics, settings.limits.max_concurrent_requests)
+        self._access = Access(settings.auth)
+        self._guard = Guard(self._metrics, self._access, settings.limits.max_concurrent_requests)
         self._health = Health(list(_FILES))
         self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
         """Carries out admin methods in this process."""
@@ -99,10 +102,11 @@ class Server:
         their model is ready.
 
         Raises:
-            ConfigError: an address cannot be bound, or the repository is missing or empty.
+            ConfigError: an address cannot be bound, tokens cannot be read, or the repository is missing or empty.
             ArtifactError: a model cannot be proved, and `exit_on_error` is set.
         """
         settings = self._settings
+        self._access.load()
         if self._place is None:
             self._http = HttpServer(
                 settings.host, settings.http_port, self.metrics_registry, lambda: self._health.ready
@@ -169,6 +173,7 @@ class Server:
         threads = ThreadPoolExecutor(settings.limits.max_concurrent_requests, thread_name_prefix="grpc")
         server = grpc.server(
             threads,
+            interceptors=interceptors(self._access),
             options=[
                 ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
                 ("grpc.max_send_message_length", settings.limits.max_message_bytes),

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from convserve.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
 from convserve.lifecycle import VersionState
 from convserve.registry import Registry, VersionStatus
+from convserve.server.access import Group
 from convserve.server.rpc import Call, Guard, parser
 from convserve.v1 import model_pb2 as pb
 
@@ -49,22 +50,22 @@ class ModelServicer:
 
     def handler(self, guard: Guard) -> grpc.GenericRpcHandler:
         """The service for a synchronous server."""
-        methods: list[tuple[str, Callable[[Any, Call], Message], type[Message]]] = [
-            ("ListModels", self.list_models, pb.ListModelsRequest),
-            ("GetModel", self.get_model, pb.GetModelRequest),
-            ("LoadModel", self.load_model, pb.LoadModelRequest),
-            ("UnloadModel", self.unload_model, pb.UnloadModelRequest),
-            ("SetAlias", self.set_alias, pb.SetAliasRequest),
+        methods: list[tuple[str, Group, Callable[[Any, Call], Message], type[Message]]] = [
+            ("ListModels", Group.METADATA, self.list_models, pb.ListModelsRequest),
+            ("GetModel", Group.METADATA, self.get_model, pb.GetModelRequest),
+            ("LoadModel", Group.ADMIN, self.load_model, pb.LoadModelRequest),
+            ("UnloadModel", Group.ADMIN, self.unload_model, pb.UnloadModelRequest),
+            ("SetAlias", Group.ADMIN, self.set_alias, pb.SetAliasRequest),
         ]
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
                 name: grpc.unary_unary_rpc_method_handler(
-                    guard.direct("convserve.v1", name, method),
+                    guard.direct("convserve.v1", name, method, group),
                     request_deserializer=parser(request),
                     response_serializer=_serialize,
                 )
-                for name, method, request in methods
+                for name, group, method, request in methods
             },
         )
 

@@ -27,6 +27,7 @@ from convserve.errors import (
     UnsupportedError,
 )
 from convserve.metrics import Metrics
+from convserve.server.access import Access, Group
 from convserve.server.shares import Shares
 from convserve.server.status import REQUEST_ID_KEY, code_of, status_of
 
@@ -95,9 +96,10 @@ StartMethod: TypeAlias = Callable[[Q, Call, Reply[A]], Cancel]
 class Guard:
     """Wraps methods for the synchronous server, and counts the calls under way."""
 
-    def __init__(self, metrics: Metrics, threads: int) -> None:
-        """Count on `metrics`; the server has so many threads."""
+    def __init__(self, metrics: Metrics, access: Access, threads: int) -> None:
+        """Count on `metrics`, let in whom `access` allows; the server has so many threads."""
         self._metrics = metrics
+        self._access = access
         self._shares = Shares(threads)
         self._lock = threading.Lock()
         self._active = 0
@@ -130,7 +132,7 @@ class Guard:
     def waiting(
         self, api: str, method: str, start: StartMethod[Q, A], model_of: Callable[[Q], str]
     ) -> Callable[[Q, grpc.ServicerContext], A]:
-        """Wrap a method whose answer comes later: the call's thread waits for it, no longer than the deadline.
+        """Wrap an inference method, whose answer comes later: the call's thread waits, no longer than the deadline.
 
         `model_of` tells which model a request is for; when threads run short they are shared out by it.
         """
@@ -143,11 +145,13 @@ class Guard:
                     cancel()
                 return slot.wait(call.deadline)
 
-        return self._wrap(api, method, answer)
+        return self._wrap(api, method, Group.INFERENCE, answer)
 
-    def direct(self, api: str, method: str, answer: Callable[[Q, Call], A]) -> Callable[[Q, grpc.ServicerContext], A]:
+    def direct(
+        self, api: str, method: str, answer: Callable[[Q, Call], A], group: Group = Group.METADATA
+    ) -> Callable[[Q, grpc.ServicerContext], A]:
         """Wrap a method that answers at once."""
-        return self._wrap(api, method, lambda request, call, _context: answer(request, call))
+        return self._wrap(api, method, group, lambda request, call, _context: answer(request, call))
 
     def not_offered(self, api: str, method: str, sentence: str) -> grpc.RpcMethodHandler[Any, Any]:
         """A method that is answered UNIMPLEMENTED with a sentence, whatever is sent to it."""
@@ -158,7 +162,7 @@ class Guard:
         return grpc.unary_unary_rpc_method_handler(self.direct(api, method, refuse))
 
     def _wrap(
-        self, api: str, method: str, answer: Callable[[Q, Call, grpc.ServicerContext], A]
+        self, api: str, method: str, group: Group, answer: Callable[[Q, Call, grpc.ServicerContext], A]
     ) -> Callable[[Q, grpc.ServicerContext], A]:
         def behavior(request: Q, context: grpc.ServicerContext) -> A:
             started = time.perf_counter()
@@ -166,6 +170,7 @@ class Guard:
             self.enter(api)
             code = grpc.StatusCode.OK
             try:
+                self.authorize(group, context)
                 self.check(request)
                 return answer(request, call, context)
             except Exception as error:  # every failure becomes a status
@@ -191,6 +196,17 @@ class Guard:
         self._metrics.in_flight.labels(call.api).dec()
         self._metrics.requests.labels(call.api, method, call.model, code.name).inc()
         self._metrics.request_seconds.labels(call.api, method, call.model).observe(seconds)
+
+    def authorize(self, group: Group, context: grpc.ServicerContext) -> None:
+        """Refuse a call whose token does not allow it.
+
+        Raises:
+            UnauthenticatedError: there is no valid token.
+            PermissionDeniedError: the token is for other methods.
+        """
+        if not self._access.open:
+            metadata: Any = context.invocation_metadata()
+            self._access.check(group, metadata)
 
     def check(self, request: Message) -> None:
         """Refuse a request that no method should see.

@@ -22,6 +22,7 @@ import structlog
 from google.protobuf.message import Message
 
 from convserve.errors import ConvserveError, InternalError, UnavailableError
+from convserve.server.access import Group
 from convserve.server.rpc import DRAINING, Call, Cancel, Guard, Slot, StartMethod, call_of
 from convserve.server.status import code_of, status_of
 
@@ -42,6 +43,7 @@ def streaming(
     def behavior(requests: Iterator[Q], context: grpc.ServicerContext) -> Iterator[A]:
         stream = _Stream(guard, api, method, start, refuse, context)
         try:
+            guard.authorize(Group.INFERENCE, context)
             with guard.stream(stream.drain):
                 yield from stream.serve(requests)
                 if stream.drained:

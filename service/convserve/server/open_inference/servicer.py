@@ -15,6 +15,7 @@ from convserve.errors import ConvserveError, InvalidRequestError
 from convserve.open_inference.v2 import infer_pb2
 from convserve.open_inference.v2 import management_pb2 as pb
 from convserve.registry import LoadedVersion, Registry
+from convserve.server.access import Group
 from convserve.server.choice import version_or_alias
 from convserve.server.models import Admin
 from convserve.server.open_inference import describe, reply, request
@@ -56,25 +57,30 @@ class OpenInferenceServicer:
 
     def handler(self, guard: Guard) -> grpc.GenericRpcHandler:
         """The service for a synchronous server."""
-        methods: list[tuple[str, Callable[[Any, Call], Message], type[Message]]] = [
-            ("ServerLive", lambda _message, _call: pb.ServerLiveResponse(live=True), pb.ServerLiveRequest),
-            ("ServerReady", lambda _message, _call: pb.ServerReadyResponse(ready=self._ready()), pb.ServerReadyRequest),
-            ("ModelReady", self.model_ready, pb.ModelReadyRequest),
-            ("ServerMetadata", self.server_metadata, pb.ServerMetadataRequest),
-            ("ModelMetadata", self.model_metadata, pb.ModelMetadataRequest),
-            ("ModelConfig", self.model_config, pb.ModelConfigRequest),
-            ("ModelStatistics", self.model_statistics, pb.ModelStatisticsRequest),
-            ("RepositoryIndex", self._repository.index, pb.RepositoryIndexRequest),
-            ("RepositoryModelLoad", self._repository.load, pb.RepositoryModelLoadRequest),
-            ("RepositoryModelUnload", self._repository.unload, pb.RepositoryModelUnloadRequest),
+        methods: list[tuple[str, Group, Callable[[Any, Call], Message], type[Message]]] = [
+            (
+                "ServerLive",
+                Group.HEALTH,
+                lambda _message, _call: pb.ServerLiveResponse(live=True),
+                pb.ServerLiveRequest,
+            ),
+            ("ServerReady", Group.HEALTH, self.server_ready, pb.ServerReadyRequest),
+            ("ModelReady", Group.HEALTH, self.model_ready, pb.ModelReadyRequest),
+            ("ServerMetadata", Group.METADATA, self.server_metadata, pb.ServerMetadataRequest),
+            ("ModelMetadata", Group.METADATA, self.model_metadata, pb.ModelMetadataRequest),
+            ("ModelConfig", Group.METADATA, self.model_config, pb.ModelConfigRequest),
+            ("ModelStatistics", Group.METADATA, self.model_statistics, pb.ModelStatisticsRequest),
+            ("RepositoryIndex", Group.METADATA, self._repository.index, pb.RepositoryIndexRequest),
+            ("RepositoryModelLoad", Group.ADMIN, self._repository.load, pb.RepositoryModelLoadRequest),
+            ("RepositoryModelUnload", Group.ADMIN, self._repository.unload, pb.RepositoryModelUnloadRequest),
         ]
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(
-                guard.direct(API, name, method),
+                guard.direct(API, name, method, group),
                 request_deserializer=parser(message),
                 response_serializer=_serialize,
             )
-            for name, method, message in methods
+            for name, group, method, message in methods
         }
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
             guard.waiting(API, "ModelInfer", self.model_infer, lambda message: message.model_name),
@@ -116,6 +122,14 @@ class OpenInferenceServicer:
                 answer(outcome)
 
         return self.model_infer(message, call, done)
+
+    def server_live(self, message: pb.ServerLiveRequest, call: Call) -> pb.ServerLiveResponse:  # noqa: ARG002
+        """Tell that the process lives."""
+        return pb.ServerLiveResponse(live=True)
+
+    def server_ready(self, message: pb.ServerReadyRequest, call: Call) -> pb.ServerReadyResponse:  # noqa: ARG002
+        """Tell whether requests should come."""
+        return pb.ServerReadyResponse(ready=self._ready())
 
     def model_ready(self, message: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
         """Tell whether a model answers. One that does not exist is not ready: a probe wants no error."""

@@ -1,0 +1,177 @@
+"""Tokens at a real server: every method, of ours and of others, belongs to a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from convserve import AsyncClient, Client
+from convserve.errors import PermissionDeniedError, UnauthenticatedError
+from convserve.server import app
+from convserve.server.access import Group
+from support import server as servers
+from support import versions
+
+TOKENS = {group: f"{group.value}-token-0123456789" for group in Group}
+DIALECTS = {
+    "convserve.v1.ClassificationService": {"Classify": Group.INFERENCE},
+    "convserve.v1.ModelService": {
+        "ListModels": Group.METADATA,
+        "GetModel": Group.METADATA,
+        "LoadModel": Group.ADMIN,
+        "UnloadModel": Group.ADMIN,
+        "SetAlias": Group.ADMIN,
+    },
+    "inference.GRPCInferenceService": {
+        "ModelInfer": Group.INFERENCE,
+        "ModelStreamInfer": Group.INFERENCE,
+        "ServerLive": Group.HEALTH,
+        "ServerReady": Group.HEALTH,
+        "ModelReady": Group.HEALTH,
+        "ServerMetadata": Group.METADATA,
+        "ModelMetadata": Group.METADATA,
+        "ModelConfig": Group.METADATA,
+        "ModelStatistics": Group.METADATA,
+        "RepositoryIndex": Group.METADATA,
+        "RepositoryModelLoad": Group.ADMIN,
+        "RepositoryModelUnload": Group.ADMIN,
+        "SystemSharedMemoryStatus": Group.METADATA,
+        "SystemSharedMemoryRegister": Group.METADATA,
+        "SystemSharedMemoryUnregister": Group.METADATA,
+        "CudaSharedMemoryStatus": Group.METADATA,
+        "CudaSharedMemoryRegister": Group.METADATA,
+        "CudaSharedMemoryUnregister": Group.METADATA,
+        "TraceSetting": Group.METADATA,
+        "LogSettings": Group.METADATA,
+    },
+    "tensorflow.serving.PredictionService": {
+        "Predict": Group.INFERENCE,
+        "Classify": Group.INFERENCE,
+        "GetModelMetadata": Group.METADATA,
+        "Regress": Group.METADATA,
+        "MultiInference": Group.METADATA,
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": Group.METADATA,
+        "HandleReloadConfigRequest": Group.METADATA,
+    },
+    "grpc.health.v1.Health": {"Check": Group.HEALTH, "Watch": Group.HEALTH},
+    "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": Group.METADATA},
+}
+METHODS = [
+    pytest.param(f"/{service}/{method}", group, id=f"{service.split('.')[0]}-{method}")
+    for service, methods in DIALECTS.items()
+    for method, group in methods.items()
+]
+
+
+def write_tokens(directory: Path) -> list[str]:
+    flags = []
+    for group, token in TOKENS.items():
+        path = directory / f"{group.value}-tokens"
+        path.write_text(token + "\n")
+        flags += [f"--auth-{group.value}-tokens-file", str(path)]
+    return flags
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ServerProcess]:
+    """A server that asks for a token everywhere, admin methods enabled."""
+    root = tmp_path_factory.mktemp("access")
+    versions.write_version(root / "repository")
+    flags = write_tokens(root)
+    with servers.serving(root / "repository", root, "--admin-methods", "true", *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def channel(server: servers.ServerProcess) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.target) as open_channel:
+        yield open_channel
+
+
+def code_of(channel: grpc.Channel, path: str, *metadata: tuple[str, str]) -> tuple[grpc.StatusCode, str]:
+    """How a call with an empty message ends; every kind of call is a stream on the wire."""
+    method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
+    answers: Any = method(iter([b""]), metadata=metadata, timeout=20)
+    try:
+        next(answers, None)  # of what streams, the first answer will do
+        answers.cancel()
+    except grpc.RpcError as error:
+        return error.code(), error.details() or ""
+    return grpc.StatusCode.OK, ""
+
+
+@pytest.mark.parametrize(("path", "group"), METHODS)
+def test_every_method_asks_for_its_groups_token(channel: grpc.Channel, path: str, group: Group) -> None:
+    """Without a token and with an unknown one a call is UNAUTHENTICATED; with another group's, PERMISSION_DENIED."""
+    code, details = code_of(channel, path)
+    assert (code, "no token came" in details) == (grpc.StatusCode.UNAUTHENTICATED, True)
+    code, _ = code_of(channel, path, ("authorization", "Bearer unknown-token-0123456789"))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    for other, token in TOKENS.items():
+        code, details = code_of(channel, path, ("authorization", f"Bearer {token}"))
+        if other is group:
+            assert code not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+        else:
+            assert (code, details) == (
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"the token does not allow {group.value} methods",
+            )
+
+
+def test_the_test_above_knows_every_method(channel: grpc.Channel) -> None:
+    """A service or a method that is added must be put into a group."""
+    from grpc_reflection.v1alpha import reflection_pb2 as pb
+    from grpc_reflection.v1alpha import reflection_pb2_grpc
+
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    metadata = (("authorization", f"Bearer {TOKENS[Group.METADATA]}"),)
+    (answer,) = stub.ServerReflectionInfo(iter([pb.ServerReflectionRequest(list_services="")]), metadata=metadata)
+    assert {service.name for service in answer.list_services_response.service} == set(DIALECTS)
+    for service, file in app._FILES.items():
+        methods = file.services_by_name[service.rpartition(".")[2]].methods
+        assert {method.name for method in methods} <= set(DIALECTS[service])  # some are answered and not shown
+
+
+def test_the_clients_bring_their_token(server: servers.ServerProcess) -> None:
+    """The client's errors say which of the two it is."""
+    image = versions.random_images(1)[0]
+    with Client(server.target, token=TOKENS[Group.INFERENCE], health_check=False) as client:
+        assert client.classify(image, model="stripes").label in versions.LABELS
+        with pytest.raises(PermissionDeniedError, match="does not allow metadata"):
+            client.models()
+    with Client(server.target, health_check=False) as client, pytest.raises(UnauthenticatedError):
+        client.classify(image, model="stripes")
+
+
+async def _classify(target: str, token: str | None) -> Any:
+    async with AsyncClient(target, token=token, health_check=False) as client:
+        return (await client.classify(versions.random_images(1)[0], model="stripes")).label
+
+
+def test_the_asyncio_client_brings_its_token(server: servers.ServerProcess) -> None:
+    """The same with the other client."""
+    import asyncio
+
+    assert asyncio.run(_classify(server.target, TOKENS[Group.INFERENCE])) in versions.LABELS
+    with pytest.raises(UnauthenticatedError):
+        asyncio.run(_classify(server.target, None))
+
+
+def test_refused_calls_are_counted_under_their_code(server: servers.ServerProcess, channel: grpc.Channel) -> None:
+    """Who tries tokens shows in the metrics."""
+    before = server.metric("convserve_requests_total", method="Classify", code="UNAUTHENTICATED")
+    code_of(channel, "/convserve.v1.ClassificationService/Classify")
+    assert server.metric("convserve_requests_total", method="Classify", code="UNAUTHENTICATED") == before + 1
+
+
+def test_a_server_without_its_tokens_does_not_start(repository: Path, tmp_path: Path) -> None:
+    """Never open by accident."""
+    ended = servers.run_to_end(repository, "--auth-inference-tokens-file", str(tmp_path / "nowhere"))
+    assert ended.returncode == 1
+    assert "auth.inference_tokens_file" in ended.stderr
