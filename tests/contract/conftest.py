@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,22 @@ from support.server import ServerProcess, serving
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+MODELS = ("mnist", "cifar10")
 COUNT = 200
 PIP_FLAGS = {"tensorflow-serving": ["--no-deps"]}
 
 Images = npt.NDArray[np.uint8]
+Probabilities = npt.NDArray[np.float64]
 
 
 @pytest.fixture(scope="session")
-def images() -> Images:
-    """Real images of the test split."""
-    with np.load(ROOT / "tests/data/mnist-sample.npz") as arrays:
-        found: Images = arrays["test_images"][:COUNT]
-        return found
+def images() -> dict[str, Images]:
+    """Real images of the test splits, by model."""
+    found: dict[str, Images] = {}
+    for model in MODELS:
+        with np.load(ROOT / f"tests/data/{model}-sample.npz") as arrays:
+            found[model] = arrays["test_images"][:COUNT]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -47,18 +52,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="session")
-def expected(server: ServerProcess, images: Images) -> npt.NDArray[np.float64]:
-    """Probabilities by our own API, [images, classes] in the order of the classes."""
-    packed = pb.PackedImages(data=images.tobytes(), shape=images.shape)
+def expected(server: ServerProcess, images: dict[str, Images]) -> dict[str, Probabilities]:
+    """Probabilities by our own API for packed pixels, [images, classes] in the order of the classes, by model."""
     with grpc.insecure_channel(server.target) as channel:
-        reply = rpc.ClassificationServiceStub(channel).Classify(
-            pb.ClassifyRequest(model="mnist", packed=packed, top_k=10)
-        )
-    values = np.zeros((len(images), 10))
-    for row, result in zip(values, reply.results, strict=True):
-        for prediction in result.predictions:
-            row[prediction.index] = prediction.probability
-    return values
+        stub = rpc.ClassificationServiceStub(channel)
+        return {
+            model: probabilities(
+                stub.Classify(
+                    pb.ClassifyRequest(
+                        model=model, packed=pb.PackedImages(data=pixels.tobytes(), shape=pixels.shape), top_k=10
+                    )
+                )
+            )
+            for model, pixels in images.items()
+        }
+
+
+@pytest.fixture(scope="session")
+def files(images: dict[str, Images]) -> dict[str, list[bytes]]:
+    """The images as PNG files, by model."""
+    return {model: [_png(image) for image in pixels] for model, pixels in images.items()}
 
 
 @pytest.fixture(scope="session")
@@ -69,16 +82,21 @@ def environment_of() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def run_client(
-    server: ServerProcess, images: Images, tmp_path_factory: pytest.TempPathFactory
+    server: ServerProcess,
+    images: dict[str, Images],
+    files: dict[str, list[bytes]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., dict[str, Any]]:
     """Run one of `clients/` in an environment of its own; returns what it found."""
 
     def run(name: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
         python = _environment(name)
         directory = tmp_path_factory.mktemp(name)
-        np.save(directory / "images.npy", images)
-        for index, image in enumerate(images):
-            Image.fromarray(image[:, :, 0]).save(directory / f"{index:03}.png")
+        for model in MODELS:
+            (directory / model).mkdir()
+            np.save(directory / model / "images.npy", images[model])
+            for index, content in enumerate(files[model]):
+                (directory / model / f"{index:03}.png").write_bytes(content)
         script = HERE / "clients" / f"{name.replace('-', '_')}.py"
         ended = subprocess.run(
             [python, script, server.target, directory],
@@ -95,6 +113,21 @@ def run_client(
         return found
 
     return run
+
+
+def probabilities(reply: pb.ClassifyResponse) -> Probabilities:
+    """What a reply with all ten classes says, [images, classes] in the order of the classes."""
+    values = np.zeros((len(reply.results), 10))
+    for row, result in zip(values, reply.results, strict=True):
+        for prediction in result.predictions:
+            row[prediction.index] = prediction.probability
+    return values
+
+
+def _png(image: Images) -> bytes:
+    content = BytesIO()
+    Image.fromarray(image.squeeze()).save(content, "PNG")  # grey images have no channels in Pillow
+    return content.getvalue()
 
 
 def _environment(name: str) -> Path:

@@ -28,12 +28,16 @@ def test_live_ready_metadata(found: dict[str, Any]) -> None:
     assert found["metadata"] == "convserve"
 
 
-@pytest.mark.parametrize("form", ["raw", "typed"])
-def test_equal_answers(found: dict[str, Any], expected: npt.NDArray[np.float64], form: str) -> None:
-    """200 real images, raw and typed."""
-    values = found["arrays"][form]
-    assert (values.argmax(1) == expected.argmax(1)).all()
-    assert np.abs(values - expected).max() <= 1e-6
+@pytest.mark.parametrize("model", ["mnist", "cifar10"])
+@pytest.mark.parametrize("encoding", ["uint8 raw", "uint8 typed", "fp32 raw", "fp32 typed", "bytes raw"])
+def test_equal_answers(
+    found: dict[str, Any], expected: dict[str, npt.NDArray[np.float64]], model: str, encoding: str
+) -> None:
+    """200 real images in every encoding: the same most probable class, and probabilities to 1e-6."""
+    values = found["arrays"][f"{model} {encoding}"]
+    assert values.shape == expected[model].shape == (200, 10)
+    assert (values.argmax(1) == expected[model].argmax(1)).all()
+    assert np.abs(values - expected[model]).max() <= 1e-6
 
 
 def test_load_and_unload(found: dict[str, Any]) -> None:

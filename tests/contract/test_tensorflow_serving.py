@@ -17,6 +17,7 @@ from support.definitions import differences
 
 pytestmark = pytest.mark.timeout(400)  # the first run installs the client
 
+MODELS = Path(__file__).parents[2] / "models"
 Probabilities = npt.NDArray[np.float64]
 
 
@@ -26,7 +27,7 @@ def found(run_client: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     if spec is None or spec.origin is None:
         pytest.skip("NOT TESTED: TensorFlow, whose messages the client needs, is not installed")
     folder = str(Path(spec.origin).parent)
-    return run_client("tensorflow-serving", environment={"TENSORFLOW": folder})
+    return run_client("tensorflow-serving", environment={"TENSORFLOW": folder, "MODELS": str(MODELS)})
 
 
 def test_definitions_are_the_real_ones(found: dict[str, Any]) -> None:
@@ -39,20 +40,24 @@ def test_definitions_are_the_real_ones(found: dict[str, Any]) -> None:
     assert {name: found["types"][name] for name in tensor_pb2.DataType.keys()} == dict(tensor_pb2.DataType.items())  # noqa: SIM118
 
 
-@pytest.mark.parametrize("encoding", ["content", "typed", "float", "float_typed", "unit", "files", "classified"])
-def test_equal_answers(found: dict[str, Any], expected: Probabilities, encoding: str) -> None:
+@pytest.mark.parametrize("model", ["mnist", "cifar10"])
+@pytest.mark.parametrize(
+    "encoding", ["content", "typed", "float", "float_typed", "unit", "files", "files_signature", "classified"]
+)
+def test_equal_answers(found: dict[str, Any], expected: dict[str, Probabilities], model: str, encoding: str) -> None:
     """200 real images in every encoding: the same most probable class, and probabilities to 1e-6."""
-    values = found["arrays"][encoding]
-    assert values.shape == expected.shape
-    assert (values.argmax(1) == expected.argmax(1)).all()
-    assert np.abs(values - expected).max() <= 1e-6
+    values = found["arrays"][f"{model} {encoding}"]
+    assert values.shape == expected[model].shape == (200, 10)
+    assert (values.argmax(1) == expected[model].argmax(1)).all()
+    assert np.abs(values - expected[model]).max() <= 1e-6
 
 
-def test_what_answered(found: dict[str, Any], expected: Probabilities) -> None:
+def test_what_answered(found: dict[str, Any], expected: dict[str, Probabilities]) -> None:
     """Model, version, signature, filtered outputs, and the first class."""
     assert found["spec"] == ["mnist", 1, "serving_default"]
     assert found["filtered"] == ["logits"]
-    assert found["first_class"] == [str(index) for index in expected.argmax(1)]
+    for model, values in expected.items():
+        assert found[f"{model} first_class"] == values.argmax(1).tolist()
 
 
 def test_metadata_and_status(found: dict[str, Any]) -> None:

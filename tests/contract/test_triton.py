@@ -49,28 +49,35 @@ def test_live_ready_metadata(found: dict[str, Any]) -> None:
     assert found["config"]["input"][0]["data_type"] == "TYPE_UINT8"
 
 
-@pytest.mark.parametrize("encoding", ["uint8", "fp32", "fp16_unit", "int64", "bytes", "typed"])
-def test_equal_answers(found: dict[str, Any], expected: Probabilities, encoding: str) -> None:
+@pytest.mark.parametrize("model", ["mnist", "cifar10"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        *("uint8", "int64", "fp16", "fp32", "fp64", "fp16_unit", "fp32_unit", "bytes", "bytes_column"),
+        *("uint8_typed", "fp32_typed", "bytes_typed"),
+    ],
+)
+def test_equal_answers(found: dict[str, Any], expected: dict[str, Probabilities], model: str, encoding: str) -> None:
     """200 real images in every encoding: the same most probable class, and probabilities to 1e-6."""
-    values = found["arrays"][encoding]
-    assert values.shape == expected.shape
-    assert (values.argmax(1) == expected.argmax(1)).all()
-    assert np.abs(values - expected).max() <= 1e-6
+    values = found["arrays"][f"{model} {encoding}"]
+    assert values.shape == expected[model].shape == (200, 10)
+    assert (values.argmax(1) == expected[model].argmax(1)).all()
+    assert np.abs(values - expected[model]).max() <= 1e-6
 
 
-def test_asyncio_and_streams(found: dict[str, Any], expected: Probabilities) -> None:
+def test_asyncio_and_streams(found: dict[str, Any], expected: dict[str, Probabilities]) -> None:
     """Concurrent calls and a stream give each request its own answer; one bad request ends nothing."""
-    assert found["arrays"]["aio"] == pytest.approx(expected[:20], abs=1e-6)
-    assert found["arrays"]["stream"] == pytest.approx(np.delete(expected[:20], 7, axis=0), abs=1e-6)
+    assert found["arrays"]["aio"] == pytest.approx(expected["mnist"][:20], abs=1e-6)
+    assert found["arrays"]["stream"] == pytest.approx(np.delete(expected["mnist"][:20], 7, axis=0), abs=1e-6)
     assert list(found["stream_errors"]) == ["7"]
     assert "does not exist" in found["stream_errors"]["7"]
 
 
-def test_outputs_and_classes(found: dict[str, Any], expected: Probabilities) -> None:
+def test_outputs_and_classes(found: dict[str, Any], expected: dict[str, Probabilities]) -> None:
     """Requested outputs, ids, and the classification extension."""
     assert found["only_logits"] == ["logits"]
     assert found["id"] == "mine"
-    for texts, row in zip(found["classes"], expected, strict=False):
+    for texts, row in zip(found["classes"], expected["mnist"], strict=False):
         order = np.argsort(-row, kind="stable")[:3]
         assert [int(text.split(":")[1]) for text in texts] == order.tolist()
         assert [float(text.split(":")[0]) for text in texts] == pytest.approx(row[order], abs=2e-6)

@@ -18,7 +18,6 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as rpc
 
 target, directory = sys.argv[1], Path(sys.argv[2])
-images = np.load(directory / "images.npy")
 found: dict[str, Any] = {}
 arrays: dict[str, Any] = {}
 
@@ -29,11 +28,21 @@ async def run() -> None:
     found["live"] = await client.is_server_live()
     found["ready"] = await client.is_server_ready()
     found["model_ready"] = await client.is_model_ready("mnist")
-    for name, binary in (("raw", True), ("typed", False)):
-        tensor = InferInput("image", list(images.shape), "UINT8")
-        tensor.set_data_from_numpy(images, binary_data=binary)
-        reply = await client.infer(InferRequest("mnist", [tensor]))
-        arrays[name] = next(output for output in reply.outputs if output.name == "probabilities").as_numpy()
+    for model in ("mnist", "cifar10"):
+        pixels = np.load(directory / model / "images.npy")
+        files = np.array([file.read_bytes() for file in sorted((directory / model).glob("*.png"))], dtype=np.object_)
+        for name, values, datatype, binary in (
+            ("uint8 raw", pixels, "UINT8", True),
+            ("uint8 typed", pixels, "UINT8", False),
+            ("fp32 raw", pixels.astype(np.float32), "FP32", True),
+            ("fp32 typed", pixels.astype(np.float32), "FP32", False),
+            ("bytes raw", files, "BYTES", True),  # the client refuses typed ones that are not UTF-8
+        ):
+            tensor = InferInput("image", list(values.shape), datatype)
+            tensor.set_data_from_numpy(values, binary_data=binary)
+            reply = await client.infer(InferRequest(model, [tensor]))
+            output = next(output for output in reply.outputs if output.name == "probabilities")
+            arrays[f"{model} {name}"] = output.as_numpy()
     await client.close()
 
 

@@ -39,8 +39,7 @@ from tensorflow_serving.apis import (
 )
 
 target, directory = sys.argv[1], Path(sys.argv[2])
-images = np.load(directory / "images.npy")
-files = [file.read_bytes() for file in sorted(directory.glob("*.png"))]
+images = np.load(directory / "mnist/images.npy")
 found: dict[str, Any] = {}
 arrays: dict[str, Any] = {}
 channel = grpc.insecure_channel(target)
@@ -104,33 +103,55 @@ def described(messages: Any) -> Any:
         yield from described(message.nested_types)
 
 
-pixels = tensor(images, types_pb2.DT_UINT8)
-arrays["content"] = values_of(predict(pixels))
-arrays["typed"] = values_of(predict(tensor(images, types_pb2.DT_UINT8, "int_val"), version=1))
-arrays["float"] = values_of(predict(tensor(images.astype(np.float32), types_pb2.DT_FLOAT), label="stable"))
-arrays["float_typed"] = values_of(predict(tensor(images.astype(np.float32), types_pb2.DT_FLOAT, "float_val")))
-unit = tensor((images / 255).astype(np.float32), types_pb2.DT_FLOAT)
-arrays["unit"] = values_of(predict(unit, signature="unit_range"))
-encoded = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=files)
-encoded.tensor_shape.dim.add(size=len(files))
-reply = predict(encoded)
-arrays["files"] = values_of(reply)
-found["spec"] = [reply.model_spec.name, reply.model_spec.version.value, reply.model_spec.signature_name]
-found["filtered"] = sorted(predict(pixels, outputs=("logits",)).outputs)
+def encoded(files: list[bytes]) -> Any:
+    """Image files as a tensor."""
+    made = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=files)
+    made.tensor_shape.dim.add(size=len(files))
+    return made
 
-request = classification_pb2.ClassificationRequest()
-request.model_spec.name = "mnist"
-for file in files:
-    example = request.input.example_list.examples.add()
-    example.features.feature["image/encoded"].bytes_list.value.append(file)
-classified = prediction.Classify(request, timeout=30)
-arrays["classified"] = np.array(
-    [
-        [one.score for one in sorted(entry.classes, key=lambda one: int(one.label))]
-        for entry in classified.result.classifications
-    ]
-)
-found["first_class"] = [entry.classes[0].label for entry in classified.result.classifications]
+
+def classify(model: str, files: list[bytes]) -> Any:
+    """The reply of Classify."""
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name = model
+    for file in files:
+        example = request.input.example_list.examples.add()
+        example.features.feature["image/encoded"].bytes_list.value.append(file)
+    return prediction.Classify(request, timeout=30)
+
+
+def labels_of(model: str) -> list[str]:
+    """The classes' names in their order."""
+    return (Path(os.environ["MODELS"]) / model / "labels.txt").read_text().splitlines()
+
+
+for model in ("mnist", "cifar10"):
+    pixels = np.load(directory / model / "images.npy")
+    files = [file.read_bytes() for file in sorted((directory / model).glob("*.png"))]
+    floats = pixels.astype(np.float32)
+    unit = (pixels / 255).astype(np.float32)
+    for name, reply in {
+        "content": predict(tensor(pixels, types_pb2.DT_UINT8), name=model),
+        "typed": predict(tensor(pixels, types_pb2.DT_UINT8, "int_val"), name=model, version=1),
+        "float": predict(tensor(floats, types_pb2.DT_FLOAT), name=model, label="stable"),
+        "float_typed": predict(tensor(floats, types_pb2.DT_FLOAT, "float_val"), name=model),
+        "unit": predict(tensor(unit, types_pb2.DT_FLOAT), name=model, signature="unit_range"),
+        "files": predict(encoded(files), name=model),
+        "files_signature": predict(encoded(files), name=model, signature="encoded_images"),
+    }.items():
+        arrays[f"{model} {name}"] = values_of(reply)
+    labels = labels_of(model)
+    entries = classify(model, files).result.classifications
+    arrays[f"{model} classified"] = np.array(
+        [[one.score for one in sorted(entry.classes, key=lambda one: labels.index(one.label))] for entry in entries]
+    )
+    found[f"{model} first_class"] = [labels.index(entry.classes[0].label) for entry in entries]
+
+pixels = tensor(images, types_pb2.DT_UINT8)
+unit = tensor((images / 255).astype(np.float32), types_pb2.DT_FLOAT)
+reply = predict(pixels, outputs=("logits",))
+found["spec"] = [reply.model_spec.name, reply.model_spec.version.value, reply.model_spec.signature_name]
+found["filtered"] = sorted(reply.outputs)
 
 metadata_request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
 metadata_request.model_spec.name = "mnist"

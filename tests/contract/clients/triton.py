@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
 target, directory = sys.argv[1], Path(sys.argv[2])
-images = np.load(directory / "images.npy")
+images = np.load(directory / "mnist/images.npy")
 found: dict[str, Any] = {}
 arrays: dict[str, Any] = {}
 client = triton.InferenceServerClient(target)
@@ -66,21 +66,41 @@ found["server_metadata"] = client.get_server_metadata(as_json=True)
 found["model_metadata"] = client.get_model_metadata("mnist", as_json=True)
 found["config"] = client.get_model_config("mnist", as_json=True)["config"]
 
+
 # Every encoding
-arrays["uint8"] = client.infer("mnist", given(images, "UINT8")).as_numpy("probabilities")
-arrays["fp32"] = client.infer("mnist", given(images.astype(np.float32), "FP32")).as_numpy("probabilities")
-arrays["fp16_unit"] = client.infer(
-    "mnist", given((images / 255).astype(np.float16), "FP16"), parameters={"pixel_range": "0-1"}
-).as_numpy("probabilities")
-arrays["int64"] = client.infer("mnist", given(images.astype(np.int64), "INT64"), model_version="1").as_numpy(
-    "probabilities"
-)
-files = np.array([file.read_bytes() for file in sorted(directory.glob("*.png"))], dtype=np.object_)
-arrays["bytes"] = client.infer("mnist", given(files, "BYTES"), model_version="stable").as_numpy("probabilities")
-typed = service_pb2.ModelInferRequest(model_name="mnist")
-tensor = typed.inputs.add(name="image", datatype="UINT8", shape=images.shape)
-tensor.contents.uint_contents.extend(images.ravel().tolist())
-arrays["typed"] = triton.InferResult(client._client_stub.ModelInfer(typed)).as_numpy("probabilities")
+def probabilities(model: str, values: Any, datatype: str, **options: Any) -> Any:
+    """The probabilities for raw elements."""
+    return client.infer(model, given(values, datatype), **options).as_numpy("probabilities")
+
+
+def typed_probabilities(model: str, shape: Any, datatype: str, field: str, values: list[Any]) -> Any:
+    """The probabilities for elements in a typed field, which this client does not use itself."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    tensor = request.inputs.add(name="image", datatype=datatype, shape=shape)
+    getattr(tensor.contents, field).extend(values)
+    return triton.InferResult(client._client_stub.ModelInfer(request)).as_numpy("probabilities")
+
+
+for model in ("mnist", "cifar10"):
+    pixels = np.load(directory / model / "images.npy")
+    contents = [file.read_bytes() for file in sorted((directory / model).glob("*.png"))]
+    files = np.array(contents, dtype=np.object_)
+    unit = {"parameters": {"pixel_range": "0-1"}}
+    for name, values in {
+        "uint8": probabilities(model, pixels, "UINT8"),
+        "int64": probabilities(model, pixels.astype(np.int64), "INT64", model_version="1"),
+        "fp16": probabilities(model, pixels.astype(np.float16), "FP16"),
+        "fp32": probabilities(model, pixels.astype(np.float32), "FP32"),
+        "fp64": probabilities(model, pixels.astype(np.float64), "FP64"),
+        "fp16_unit": probabilities(model, (pixels / 255).astype(np.float16), "FP16", **unit),
+        "fp32_unit": probabilities(model, (pixels / 255).astype(np.float32), "FP32", **unit),
+        "bytes": probabilities(model, files, "BYTES", model_version="stable"),
+        "bytes_column": probabilities(model, files[:, None], "BYTES"),
+        "uint8_typed": typed_probabilities(model, pixels.shape, "UINT8", "uint_contents", pixels.ravel().tolist()),
+        "fp32_typed": typed_probabilities(model, pixels.shape, "FP32", "fp32_contents", pixels.ravel().tolist()),
+        "bytes_typed": typed_probabilities(model, [len(contents)], "BYTES", "bytes_contents", contents),
+    }.items():
+        arrays[f"{model} {name}"] = values
 
 # Outputs, ids, priorities
 only_logits = client.infer(
