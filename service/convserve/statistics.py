@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +28,11 @@ class Tally:
         self.count += 1
         self.seconds += seconds
 
+    def merge(self, other: Tally) -> None:
+        """Count what another one counted."""
+        self.count += other.count
+        self.seconds += other.seconds
+
 
 @dataclass(slots=True)
 class Totals:
@@ -48,10 +52,19 @@ class Totals:
     """Stage: everything else, such as handing rows out and waiting for further batches."""
     rows: int = 0
     """Images computed for requests that were answered."""
-    batches: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    batches: dict[int, Tally] = field(default_factory=dict)
     """Batches run, by rows."""
     last_batch: float = 0.0
     """When the last batch ended, in seconds since 1970; 0: none ran."""
+
+    def add(self, other: Totals) -> None:
+        """Add the sums of another process."""
+        for name in ("success", "failed", "decode", "queue", "run", "reply"):
+            getattr(self, name).merge(getattr(other, name))
+        for rows, tally in other.batches.items():
+            self.batches.setdefault(rows, Tally()).merge(tally)
+        self.rows += other.rows
+        self.last_batch = max(self.last_batch, other.last_batch)
 
 
 class Statistics:
@@ -65,7 +78,7 @@ class Statistics:
     def batch_ran(self, run: BatchRun) -> None:
         """Take note of a batch."""
         with self._lock:
-            self._totals.batches[run.rows].add(run.run_seconds)
+            self._totals.batches.setdefault(run.rows, Tally()).add(run.run_seconds)
             self._totals.last_batch = time.time()
 
     def answered(self, rows: int, decode_seconds: float, total_seconds: float, runs: Sequence[BatchRun]) -> None:

@@ -11,10 +11,12 @@ import grpc
 import pytest
 
 from convserve import manifest as m
+from convserve.open_inference.v2 import management_pb2
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import classification_pb2_grpc as rpc
 from convserve.v1 import model_pb2, model_pb2_grpc
 from support import versions
+from support.foreign import infer, infer_request, oip
 from support.server import ServerProcess, run_to_end, serving
 from support.waiting import until
 
@@ -104,6 +106,32 @@ def test_admin_methods_reach_all_workers_and_their_replacements(server: ServerPr
     until(lambda: server.http("/readyz")[0] == 200)
     until(lambda: server.metric("convserve_version_info", version="2") == 1)
     assert answering_versions() == {2}
+
+
+def test_statistics_are_those_of_all_workers(server: ServerProcess) -> None:
+    """Whichever worker is asked tells the sum; one that was killed takes its part along."""
+    made = channels(server, 20)
+    for channel in made:
+        infer(channel, infer_request(versions.random_images(3)))
+
+    def statistics(channel: grpc.Channel) -> management_pb2.ModelStatistics:
+        (one,) = oip(channel, "ModelStatistics", name="stripes").model_stats
+        assert isinstance(one, management_pb2.ModelStatistics)
+        return one
+
+    for channel in made:
+        one = statistics(channel)
+        assert (one.inference_count, one.inference_stats.success.count, one.execution_count) == (60, 20, 20)
+        assert {size.batch_size: size.compute_infer.count for size in one.batch_stats} == {3: 20}
+        assert one.inference_stats.success.ns >= one.inference_stats.compute_infer.ns > 0
+        assert one.last_inference > 1e12
+    os.kill(children(server)[0], signal.SIGKILL)
+    until(lambda: server.metric("convserve_worker_restarts_total") == 1)
+    until(lambda: server.http("/readyz")[0] == 200)
+    with grpc.insecure_channel(server.target) as channel:
+        assert 0 < statistics(channel).inference_count < 60
+    for channel in made:
+        channel.close()
 
 
 def test_a_crash_loop_ends_the_server(server: ServerProcess) -> None:

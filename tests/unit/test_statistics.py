@@ -35,6 +35,25 @@ def test_batches_by_size() -> None:
     assert totals.last_batch > 1e9
 
 
+def test_shares_add_up() -> None:
+    """Counts and times are summed, the last batch is the latest; a version that one process lacks is the other's."""
+    first, second = Statistics(), Statistics()
+    first.answered(3, 0.1, 1.0, [run(3, 0.2, 0.25)])
+    first.batch_ran(run(3, 0.2, 0.25))
+    second.answered(1, 0.1, 0.5, [run(1, 0.1, 0.1)])
+    second.failed(0.5)
+    for rows in (1, 3):
+        second.batch_ran(run(rows, 0.1, 0.5))
+    totals = first.totals()
+    totals.add(second.totals())
+    assert (totals.rows, totals.success.count, totals.failed.count) == (4, 2, 1)
+    assert totals.success.seconds == pytest.approx(1.5)
+    assert totals.run.seconds == pytest.approx(0.35)
+    assert {rows: (tally.count, tally.seconds) for rows, tally in totals.batches.items()} == {3: (2, 0.75), 1: (1, 0.5)}
+    assert totals.last_batch == second.totals().last_batch
+    assert first.totals().rows == 3
+
+
 def test_totals_are_a_copy() -> None:
     """What was read does not change any more."""
     statistics = Statistics()

@@ -22,7 +22,7 @@ from convserve.manager import Manager
 from convserve.metrics import Metrics
 from convserve.open_inference.v2 import service_pb2
 from convserve.registry import Registry
-from convserve.server import classification, models, open_inference, reflection, tensorflow_serving
+from convserve.server import classification, models, open_inference, reflection, shared_totals, tensorflow_serving
 from convserve.server.access import Access
 from convserve.server.gate import interceptors
 from convserve.server.health import FILE as HEALTH_FILE
@@ -30,6 +30,8 @@ from convserve.server.health import SERVICE as HEALTH_SERVICE
 from convserve.server.health import Health
 from convserve.server.http import HttpServer
 from convserve.server.rpc import Guard
+from convserve.server.shared_totals import ReadTotals
+from convserve.statistics import Totals
 from convserve.tensorflow_serving.v1 import model_pb2 as tensorflow_model_pb2
 from convserve.tensorflow_serving.v1 import prediction_pb2
 from convserve.v1 import classification_pb2, model_pb2
@@ -57,6 +59,8 @@ class Place:
     """The port they share. Somebody else answers HTTP for all of them."""
     admin: models.Admin
     """Carries admin methods out in all of them."""
+    read_totals: ReadTotals
+    """Adds up where the time of requests went in all of them."""
 
 
 class Server:
@@ -158,6 +162,13 @@ class Server:
             return None
         return self.manager if self._place is None else self._place.admin
 
+    def share_of_totals(self) -> bytes:
+        """Where the time of this process's requests went."""
+        return shared_totals.share(self._registry)
+
+    def _read_totals(self) -> dict[shared_totals.Key, Totals]:
+        return shared_totals.local(self._registry) if self._place is None else self._place.read_totals()
+
     def _show_models(self) -> None:
         """Let health checks tell which models answer."""
         for model in self._registry.models():
@@ -188,7 +199,7 @@ class Server:
                 classification.ClassificationServicer(engine, self._registry).handler(self._guard),
                 models.ModelServicer(self._registry, self._admin()).handler(self._guard),
                 open_inference.OpenInferenceServicer(
-                    engine, self._registry, self._admin(), lambda: self._health.ready
+                    engine, self._registry, self._admin(), lambda: self._health.ready, self._read_totals
                 ).handler(self._guard),
                 tensorflow_serving.PredictionServicer(engine, self._registry).handler(self._guard),
                 tensorflow_serving.ModelStatusServicer(self._registry).handler(self._guard),

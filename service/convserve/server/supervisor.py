@@ -44,6 +44,7 @@ class _Worker:
         self.ready = False
         self.last_metrics: list[Family] = []
         self._turn = threading.Lock()
+        self._asked = 0
         self.commands, commands_there = Pipe()
         self.requests, requests_there = Pipe()
         fds = (commands_there.fileno(), requests_there.fileno())
@@ -62,10 +63,13 @@ class _Worker:
             OSError, EOFError: the worker is gone, or did not answer in time.
         """
         with self._turn:
-            self.commands.send(command)
-            if timeout is not None and not self.commands.poll(timeout):
-                raise TimeoutError(f"worker {self.index} did not answer within {timeout} s")
-            kind, value = self.commands.recv()
+            self._asked += 1
+            self.commands.send((self._asked, command))
+            number = 0
+            while number != self._asked:  # an answer to an earlier question may come late
+                if timeout is not None and not self.commands.poll(timeout):
+                    raise TimeoutError(f"worker {self.index} did not answer within {timeout} s")
+                number, kind, value = self.commands.recv()
         if kind != "ok":
             raise errors.by_name(kind, value)
         return value
@@ -80,7 +84,7 @@ class _Worker:
     def tell_to_stop(self) -> None:
         """Have the worker drain and end."""
         with contextlib.suppress(OSError), self._turn:
-            self.commands.send(("stop",))
+            self.commands.send((0, ("stop",)))
 
     def close(self) -> None:
         """Free the pipes of a worker that has ended."""
@@ -194,19 +198,32 @@ class Supervisor:
                 threading.Thread(target=self._answer, args=(worker, request), daemon=True).start()
 
     def _answer(self, asking: _Worker, request: tuple[Any, ...]) -> None:
-        """Carry an admin method out in every worker, and answer the one that asked."""
+        """Ask every worker for its totals, or to carry an admin method out, and answer the one that asked."""
         try:
-            answers = [worker.ask(*request) for worker in list(self._workers.values()) if worker.ready]
-            self._admin_log.append(request)
-            if request[0] == "unload":
-                answers[0] = (answers[0][0], sum(refused for _, refused in answers))
-            outcome = ("ok", answers[0])
+            outcome = ("ok", self._shares_of_totals() if request == ("totals",) else self._administer(request))
         except ConvserveError as error:
             outcome = (type(error).__name__, str(error))
         except (OSError, EOFError):
             outcome = ("UnavailableError", "a worker ended while this was carried out; try again")
         with contextlib.suppress(OSError):
             asking.requests.send(outcome)
+
+    def _shares_of_totals(self) -> list[bytes]:
+        """What each worker tells; one that ends meanwhile takes its share along."""
+        shares = []
+        for worker in list(self._workers.values()):
+            with contextlib.suppress(OSError, EOFError):
+                if worker.ready:
+                    shares.append(worker.ask("totals", timeout=_ANSWER_SECONDS))
+        return shares
+
+    def _administer(self, request: tuple[Any, ...]) -> Any:
+        """Carry an admin method out in every worker. Returns the answer for the caller."""
+        answers = [worker.ask(*request) for worker in list(self._workers.values()) if worker.ready]
+        self._admin_log.append(request)
+        if request[0] == "unload":
+            return answers[0][0], sum(refused for _, refused in answers)
+        return answers[0]
 
     def _replace(self, dead: _Worker) -> None:
         """Start a worker in the place of one that died; give up when that happens too often."""

@@ -17,9 +17,10 @@ import structlog
 from convserve import errors
 from convserve.config import Settings
 from convserve.errors import ConvserveError
-from convserve.server import logs
+from convserve.server import logs, shared_totals
 from convserve.server.aggregate import snapshot
 from convserve.server.app import Place, Server
+from convserve.statistics import Totals
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,8 @@ def main(commands_fd: int, requests_fd: int) -> int:
     settings: Settings
     index, settings, plan, port = commands.recv()
     logs.configure(settings.log_level, settings.log_format, worker=index)
-    server = Server(settings, plan, Place(port, _AdminOfAll(requests)))
+    others = _AllWorkers(requests)
+    server = Server(settings, plan, Place(port, others, others.read_totals))
     try:
         commands.send(("ready", server.start()))
     except ConvserveError as error:
@@ -48,17 +50,20 @@ def main(commands_fd: int, requests_fd: int) -> int:
 
 def _obey(commands: Connection, server: Server) -> None:
     """Carry out the supervisor's commands until it says stop."""
-    while (command := commands.recv())[0] != "stop":
+    while (message := commands.recv())[1] != ("stop",):
+        number, command = message
         try:
-            commands.send(("ok", _carry_out(command, server)))
+            commands.send((number, "ok", _carry_out(command, server)))
         except ConvserveError as error:
-            commands.send((type(error).__name__, str(error)))
+            commands.send((number, type(error).__name__, str(error)))
 
 
 def _carry_out(command: tuple[Any, ...], server: Server) -> Any:
     match command:
         case ("metrics",):
             return snapshot(server.metrics_registry)
+        case ("totals",):
+            return server.share_of_totals()
         case ("load", model, version):
             return server.manager.load(model, version)
         case ("unload", model, version):
@@ -68,8 +73,8 @@ def _carry_out(command: tuple[Any, ...], server: Server) -> Any:
     raise ValueError(f"unknown command {command!r}")
 
 
-class _AdminOfAll:
-    """Has admin methods carried out in every worker, this one included."""
+class _AllWorkers:
+    """Has the supervisor ask every worker, this one included. An `Admin`."""
 
     def __init__(self, requests: Connection) -> None:
         self._requests = requests
@@ -87,6 +92,10 @@ class _AdminOfAll:
     def set_alias(self, model: str, alias: str, version: int) -> dict[str, int]:
         """Set an alias everywhere."""
         return dict(self._ask("set_alias", model, alias, version))
+
+    def read_totals(self) -> dict[shared_totals.Key, Totals]:
+        """Add up where the time of requests went."""
+        return shared_totals.add_up(self._ask("totals"))
 
     def _ask(self, *request: Any) -> Any:
         with self._turn:

@@ -22,7 +22,9 @@ from convserve.server.open_inference import describe, reply, request
 from convserve.server.open_inference.repository import Repository
 from convserve.server.open_inference.statistics import statistics
 from convserve.server.rpc import Call, Cancel, Guard, Reply, parser
+from convserve.server.shared_totals import ReadTotals
 from convserve.server.streams import streaming
+from convserve.statistics import Totals
 
 SERVICE = "inference.GRPCInferenceService"
 API = "open_inference"
@@ -41,7 +43,14 @@ _NOT_OFFERED = {
 class OpenInferenceServicer:
     """Answers Triton's and KServe's clients."""
 
-    def __init__(self, engine: Engine, registry: Registry, admin: Admin | None, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        registry: Registry,
+        admin: Admin | None,
+        ready: Callable[[], bool],
+        read_totals: ReadTotals,
+    ) -> None:
         """Put the parts together.
 
         Args:
@@ -49,11 +58,13 @@ class OpenInferenceServicer:
             registry: tells of the models.
             admin: changes them; None when that is not enabled.
             ready: whether requests should come.
+            read_totals: tells where the time of requests went.
         """
         self._engine = engine
         self._registry = registry
         self._repository = Repository(registry, admin)
         self._ready = ready
+        self._read_totals = read_totals
 
     def handler(self, guard: Guard) -> grpc.GenericRpcHandler:
         """The service for a synchronous server."""
@@ -161,10 +172,13 @@ class OpenInferenceServicer:
         if not message.name:
             if message.version:
                 raise InvalidRequestError.of("version", "came without a name; name the model")
-            return pb.ModelStatisticsResponse(model_stats=map(statistics, self._registry.loaded()))
-        with self._version(message.name, message.version, call) as version:
-            versions = [version] if message.version else self._loaded(message.name)
-            return pb.ModelStatisticsResponse(model_stats=map(statistics, versions))
+            versions = self._registry.loaded()
+        else:
+            with self._version(message.name, message.version, call) as version:
+                versions = [version] if message.version else self._loaded(message.name)
+        totals = self._read_totals()
+        keys = [(version.manifest.model, version.manifest.version) for version in versions]
+        return pb.ModelStatisticsResponse(model_stats=[statistics(key, totals.get(key, Totals())) for key in keys])
 
     def _loaded(self, name: str) -> list[LoadedVersion]:
         return [version for version in self._registry.loaded() if version.manifest.model == name]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from convserve.open_inference.v2 import management_pb2 as pb
-from convserve.registry import LoadedVersion
-from convserve.statistics import Tally
+from convserve.server.shared_totals import Key
+from convserve.statistics import Tally, Totals
 
 
-def statistics(version: LoadedVersion) -> pb.ModelStatistics:
+def statistics(key: Key, totals: Totals) -> pb.ModelStatistics:
     """The sums of one version."""
-    totals = version.statistics.totals()
+    model, version = key
     return pb.ModelStatistics(
-        name=version.manifest.model,
-        version=str(version.manifest.version),
+        name=model,
+        version=str(version),
         last_inference=round(totals.last_batch * 1000),
         inference_count=totals.rows,
         execution_count=sum(tally.count for tally in totals.batches.values()),
