@@ -116,9 +116,10 @@ class Engine:
 
             item = Item(pixels, finish, deadline=request.deadline, priority=request.priority)
             version.batcher.submit(item)
-        except BaseException:
+        except BaseException as error:
             version.release()
             version.statistics.failed(monotonic() - started)
+            version.refused(error)
             raise
         return Ticket(version, item)
 

@@ -155,6 +155,7 @@ class Manager:
             for model, found in repository.scan(self._settings.model_repository).items():
                 if not self._registry.has_model(model):
                     self._registry.add_model(model)
+                    self._metrics.load_failures.labels(model)  # at zero, so that the first one is an increase
                     settings = self._settings.for_model(model)
                     routes = Routes(settings.aliases, settings.split, settings.shadow, settings.shadow_percent)
                     self._registry.set_routes(model, routes)
@@ -289,6 +290,7 @@ class Manager:
             max_rows=max_rows,
             drift=Drift(manifest.statistics),
             compared=observer.compared,
+            refused=observer.refused,
             statistics=statistics,
         )
 
@@ -299,6 +301,7 @@ class Manager:
         self.on_change()
         refused = loaded.unload(self._settings.drain.timeout)
         self._registry.set_status(model, version, VersionStatus(VersionState.UNLOADED))
+        self._metrics.version_unloaded(model, version)
         log.info("version unloaded", model=model, version=version, refused=refused)
         return refused
 

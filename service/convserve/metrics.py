@@ -1,28 +1,37 @@
-"""All metrics, on a registry that is passed in.
+"""All metrics that are counted as things happen, on a registry that is passed in; `scraped` reads the others.
 
-Labels are bounded: `model` and `version` name what the repository holds, never what a request asked for in vain.
+Labels are bounded: `model` and `version` name what the repository holds, never what a request asked for in vain, and of
+versions that were unloaded only the last few are remembered.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+import threading
+from collections import defaultdict, deque
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry
 
-from convserve.batching import BatchRun, Outputs
-from convserve.drift import CONFIDENCE_BOUNDS
+from convserve.batching import BatchRun, Outputs, ReleaseReason
+from convserve.errors import DeadlineError, InvalidRequestError, OverloadedError, UnavailableError
 from convserve.host import CpuPlan
-from convserve.lifecycle import VersionState
 from convserve.registry import Registry
+from convserve.scraped import RegistryCollector
 from convserve.statistics import Statistics
+from convserve.tallies import Counts, Histograms
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which no query of ours reads
+_PADDING = (0, *_ROWS)
+_REFUSALS: dict[type[BaseException], str] = {
+    OverloadedError: "queue_full",
+    DeadlineError: "deadline",
+    UnavailableError: "draining",
+    InvalidRequestError: "invalid",
+}
+_DROPS = ("cancelled", "expired")
+_UNLOADED_KEPT = 3
+"""Unloaded versions of one model whose series stay, so that a scrape after a swap still finds their last counts."""
 
 log = structlog.get_logger(__name__)
 
@@ -33,83 +42,122 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, version: str) -> None:
         """Register all metrics on `registry`; `version` is the program's own."""
         self.registry = registry
-        self.requests = Counter(
+        self.requests = Counts(
             "convserve_requests",
             "Requests answered, by gRPC method, model and status code.",
             ("api", "method", "model", "code"),
-            registry=registry,
+            registry,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = Histograms(
             "convserve_request_duration_seconds",
             "Time from the arrival of a request's message to its answer.",
             ("api", "method", "model"),
-            buckets=_SECONDS,
-            registry=registry,
+            registry,
+            _SECONDS,
         )
-        self.in_flight = Gauge(
-            "convserve_requests_in_flight", "Requests that are being handled.", ("api",), registry=registry
+        self.in_flight = Counts(
+            "convserve_requests_in_flight", "Requests that are being handled.", ("api",), registry, "gauge"
         )
         labels = ("model", "version")
-        self.rows = Counter("convserve_rows", "Images computed, padding not counted.", labels, registry=registry)
-        self.queue_seconds = Histogram(
+        self.rows = Counts("convserve_rows", "Images computed, padding not counted.", labels, registry)
+        self.queue_seconds = Histograms(
             "convserve_queue_duration_seconds",
-            "Time from the arrival of a request in the queue to the start of the batch that holds its first row.",
+            "Time from the arrival of a request in the queue to the start of the batch that holds its first row; of the"
+            " first request in each batch.",
             labels,
-            buckets=_SECONDS,
-            registry=registry,
+            registry,
+            _SECONDS,
         )
-        self.batch_wait_seconds = Histogram(
+        self.batch_wait_seconds = Histograms(
             "convserve_batch_wait_duration_seconds",
             "Time from the arrival of a batch's first row to the batch's release.",
             labels,
-            buckets=_SECONDS,
-            registry=registry,
+            registry,
+            _SECONDS,
         )
-        self.run_seconds = Histogram(
-            "convserve_run_duration_seconds", "Time a batch computed.", labels, buckets=_SECONDS, registry=registry
+        self.run_seconds = Histograms(
+            "convserve_run_duration_seconds", "Time a batch computed.", labels, registry, _SECONDS
         )
-        self.batch_rows = Histogram(
-            "convserve_batch_rows", "Images in a batch.", labels, buckets=_ROWS, registry=registry
+        self.batch_rows = Histograms("convserve_batch_rows", "Images in a batch.", labels, registry, _ROWS)
+        self.batch_padding_rows = Histograms(
+            "convserve_batch_padding_rows", "Rows of a batch that held no image.", labels, registry, _PADDING
         )
-        self.batch_padding_rows = Counter(
-            "convserve_batch_padding_rows", "Rows computed that held no image.", labels, registry=registry
+        self.batches = Counts(
+            "convserve_batches", "Batches run, by the reason of their release.", (*labels, "reason"), registry
         )
-        self.batches = Counter(
-            "convserve_batches", "Batches run, by the reason of their release.", (*labels, "reason"), registry=registry
+        self.batch_failures = Counts(
+            "convserve_batch_failures", "Batches that the runtime could not run.", labels, registry
         )
-        self.batch_failures = Counter(
-            "convserve_batch_failures", "Batches that the runtime could not run.", labels, registry=registry
-        )
-        self.dropped = Counter(
+        self.dropped = Counts(
             "convserve_dropped_requests",
             "Requests dropped from the queue before they ran: the caller was gone (cancelled) or it was too late"
             " (expired).",
             (*labels, "reason"),
-            registry=registry,
+            registry,
         )
-        self.shadow_rows = Counter(
+        self.refused = Counts(
+            "convserve_refused_requests",
+            "Requests refused at the door of a version's queue: it was full (queue_full), the deadline could not be met"
+            " (deadline), the version was going away (draining), or the images were wrong (invalid).",
+            (*labels, "reason"),
+            registry,
+        )
+        self.shadow_rows = Counts(
             "convserve_shadow_rows",
             "Images that a shadow version answered too, by whether its most probable class was the same.",
             ("model", "version", "shadow_version", "result"),
-            registry=registry,
+            registry,
         )
-        self.load_failures = Counter(
-            "convserve_version_load_failures", "Versions that could not be proved.", ("model",), registry=registry
+        self.load_failures = Counts(
+            "convserve_version_load_failures", "Versions that could not be proved.", ("model",), registry
         )
-        self._intra_op_threads = Gauge(
-            "convserve_intra_op_threads", "Threads that compute one batch, in each worker.", registry=registry
+        self._intra_op_threads = Counts(
+            "convserve_intra_op_threads", "Threads that compute one batch, in each worker.", (), registry, "gauge"
         )
-        Gauge("convserve_build_info", "Always 1; the label tells the version.", ("version",), registry=registry).labels(
-            version
-        ).set(1)
+        build = Counts(
+            "convserve_build_info", "Always 1; the label tells the version.", ("version",), registry, "gauge"
+        )
+        build.labels(version).set(1)
+        self._unloaded: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._lock = threading.Lock()
 
     def show_plan(self, plan: CpuPlan) -> None:
         """Show how the cores are shared out."""
-        self._intra_op_threads.set(plan.intra_op_threads)
+        self._intra_op_threads.labels().set(plan.intra_op_threads)
 
     def observe_registry(self, models: Registry) -> None:
         """Show the state of versions and queues from now on, read when somebody scrapes."""
-        self.registry.register(_RegistryCollector(models))
+        self.registry.register(RegistryCollector(models))
+
+    def version_loaded(self, model: str, version: int) -> None:
+        """Show everything about a version at zero, so that its first failure is an increase."""
+        with self._lock:
+            if version in self._unloaded[model]:
+                self._unloaded[model].remove(version)
+        bound = (model, str(version))
+        for family in (self.rows, self.batch_failures):
+            family.labels(*bound)
+        for family, reasons in (
+            (self.batches, [reason.value for reason in ReleaseReason]),
+            (self.dropped, _DROPS),
+            (self.refused, _REFUSALS.values()),
+        ):
+            for reason in reasons:
+                family.labels(*bound, reason)
+
+    def version_unloaded(self, model: str, version: int) -> None:
+        """Forget what was unloaded long ago, or every version ever published would stay in each scrape."""
+        with self._lock:
+            unloaded = self._unloaded[model]
+            unloaded.append(version)
+            oldest = unloaded.popleft() if len(unloaded) > _UNLOADED_KEPT else None
+        if oldest is not None:
+            for family in (
+                *(self.rows, self.batch_failures, self.batches, self.dropped, self.refused, self.shadow_rows),
+                *(self.queue_seconds, self.batch_wait_seconds, self.run_seconds),
+                *(self.batch_rows, self.batch_padding_rows),
+            ):
+                family.forget(model=model, version=str(oldest))
 
 
 class VersionMetrics:
@@ -117,9 +165,11 @@ class VersionMetrics:
 
     def __init__(self, metrics: Metrics, model: str, version: int, statistics: Statistics) -> None:
         """Bind the labels; `statistics` are told of every batch too."""
+        metrics.version_loaded(model, version)
         self._statistics = statistics
         bound = (model, str(version))
-        self._model, self._version = model, version
+        self._metrics = metrics
+        self._bound = bound
         self._rows = metrics.rows.labels(*bound)
         self._queue = metrics.queue_seconds.labels(*bound)
         self._wait = metrics.batch_wait_seconds.labels(*bound)
@@ -127,11 +177,7 @@ class VersionMetrics:
         self._batch_rows = metrics.batch_rows.labels(*bound)
         self._padding = metrics.batch_padding_rows.labels(*bound)
         self._failures = metrics.batch_failures.labels(*bound)
-        self._batches: Callable[[str], Counter] = lambda reason: metrics.batches.labels(*bound, reason)
-        self._dropped: Callable[[str], Counter] = lambda reason: metrics.dropped.labels(*bound, reason)
-        self._shadow: Callable[[int, str], Counter] = lambda number, result: metrics.shadow_rows.labels(
-            *bound, str(number), result
-        )
+        self._batches = {reason: metrics.batches.labels(*bound, reason.value) for reason in ReleaseReason}
 
     def batch_ran(self, run: BatchRun) -> None:
         """Count a batch."""
@@ -141,81 +187,28 @@ class VersionMetrics:
         self._wait.observe(run.batch_wait_seconds)
         self._run.observe(run.run_seconds)
         self._batch_rows.observe(run.rows)
-        self._padding.inc(run.padded_rows - run.rows)
-        self._batches(run.reason.value).inc()
+        self._padding.observe(run.padded_rows - run.rows)
+        self._batches[run.reason].inc()
 
     def items_dropped(self, reason: str, items: int) -> None:
         """Count requests that never ran."""
-        self._dropped(reason).inc(items)
+        self._metrics.dropped.labels(*self._bound, reason).inc(items)
+
+    def refused(self, error: BaseException) -> None:
+        """Count a request that was not queued, by the reason that the error tells; others are not counted here."""
+        reason = _REFUSALS.get(type(error))
+        if reason is not None:
+            self._metrics.refused.labels(*self._bound, reason).inc()
 
     def batch_failed(self, error: BaseException) -> None:
         """Count and log a batch that the runtime could not run."""
         self._failures.inc()
-        log.error("batch failed", model=self._model, version=self._version, exc_info=error)
+        model, version = self._bound
+        log.error("batch failed", model=model, version=int(version), exc_info=error)
 
     def compared(self, shadow_version: int, answer: Outputs, shadow: Outputs) -> None:
         """Count the images on which a shadow version agrees, and those on which it does not."""
         same = int((answer.probabilities.argmax(1) == shadow.probabilities.argmax(1)).sum())
-        self._shadow(shadow_version, "agree").inc(same)
-        self._shadow(shadow_version, "disagree").inc(len(answer.probabilities) - same)
-
-
-class _RegistryCollector:
-    """Reads gauges from the registry of models at scrape time, so that they are never stale."""
-
-    def __init__(self, models: Registry) -> None:
-        self._models = models
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the gauges."""
-        states = GaugeMetricFamily("convserve_versions", "Versions by state.", labels=("model", "state"))
-        info = GaugeMetricFamily(
-            "convserve_version_info",
-            "1 for each available version; labels tell its digest and what computes it.",
-            labels=("model", "version", "digest", "provider"),
-        )
-        waiting = GaugeMetricFamily("convserve_queue_rows", "Images that wait.", labels=("model", "version"))
-        running = GaugeMetricFamily(
-            "convserve_in_flight_rows", "Images in batches that are being computed.", labels=("model", "version")
-        )
-        for model, versions in self._models.models().items():
-            counts = dict.fromkeys(VersionState, 0)
-            for version, status in versions.items():
-                counts[status.state] += 1
-                if status.state is VersionState.AVAILABLE:
-                    info.add_metric((model, str(version), status.digest, status.provider), 1)
-            for state, count in counts.items():
-                states.add_metric((model, state.value), count)
-        for loaded in self._models.loaded():
-            labels = (loaded.manifest.model, str(loaded.manifest.version))
-            waiting.add_metric(labels, loaded.batcher.waiting_rows)
-            running.add_metric(labels, loaded.batcher.in_flight_rows)
-        yield from (states, info, waiting, running)
-        yield from self._answers()
-
-    def _answers(self) -> Iterator[Metric]:
-        """What the versions answered, and how far that is from what they were trained on."""
-        labels = ("model", "version")
-        predictions = CounterMetricFamily(
-            "convserve_predictions", "Images by the class found most probable.", labels=(*labels, "label")
-        )
-        confidence = HistogramMetricFamily(
-            "convserve_prediction_confidence", "Probability of the most probable class.", labels=labels
-        )
-        stability = GaugeMetricFamily(
-            "convserve_drift_stability_index",
-            "Population stability index against the training images: of the images' mean and standard deviation, and of"
-            " the classes found. Below 0.1 is stable, above 0.25 is a shift.",
-            labels=(*labels, "feature"),
-        )
-        for loaded in self._models.loaded():
-            bound = (loaded.manifest.model, str(loaded.manifest.version))
-            seen = loaded.drift.seen()
-            for label, count in zip(loaded.manifest.labels, seen.classes, strict=True):
-                predictions.add_metric((*bound, label), count)
-            cumulative = list(itertools.accumulate(seen.confidence))
-            buckets = [(str(bound_), count) for bound_, count in zip(CONFIDENCE_BOUNDS, cumulative, strict=True)]
-            confidence.add_metric(bound, [*buckets, ("+Inf", cumulative[-1])], seen.confidence_sum)
-            for feature, value in seen.stability.items():
-                stability.add_metric((*bound, feature), value)
-        yield from (predictions, confidence, stability)
+        count = self._metrics.shadow_rows.labels
+        count(*self._bound, str(shadow_version), "agree").inc(same)
+        count(*self._bound, str(shadow_version), "disagree").inc(len(answer.probabilities) - same)

@@ -29,6 +29,10 @@ class VersionStatus:
     max_batch_size: int = 0
 
 
+def _ignore(error: BaseException) -> None:
+    """Nobody counts refusals."""
+
+
 class LoadedVersion:
     """A proved version that computes. Borrowed for each request; unloads only when the last borrower is back."""
 
@@ -42,6 +46,7 @@ class LoadedVersion:
         max_rows: int,
         drift: Drift,
         compared: Callable[[int, Outputs, Outputs], None],
+        refused: Callable[[BaseException], None] = _ignore,
         statistics: Statistics | None = None,
     ) -> None:
         """Bind what belongs together.
@@ -54,6 +59,7 @@ class LoadedVersion:
             max_rows: the most images one request may bring.
             drift: told every answered request.
             compared: told a shadow version's number, this version's outputs, and the shadow's for the same images.
+            refused: told every error that kept a request from being queued.
             statistics: told every batch already; told every request here. None: new ones.
         """
         self.manifest = manifest
@@ -63,6 +69,7 @@ class LoadedVersion:
         self.max_rows = max_rows
         self.drift = drift
         self.compared = compared
+        self.refused = refused
         self.statistics = statistics or Statistics()
         self._users = 0
         self._unused = threading.Condition()

@@ -102,6 +102,11 @@ class Batcher:
         return self._queue.rows
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes of pixels in the queue."""
+        return self._queue.bytes
+
+    @property
     def in_flight_rows(self) -> int:
         """Rows that were taken from the queue and are not answered yet."""
         return self._in_flight

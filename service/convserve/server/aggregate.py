@@ -18,16 +18,20 @@ Family: TypeAlias = tuple[str, str, str, Samples]
 """Name, help, type, and samples by sample name and labels."""
 
 _GROWING = ("counter", "histogram", "summary")
-_SAME_EVERYWHERE = (
+_LARGEST = (
+    "convserve_alias_info",
     "convserve_build_info",
+    "convserve_drift_stability_index",
     "convserve_intra_op_threads",
+    "convserve_max_batch_rows",
     "convserve_version_info",
     "convserve_versions",
     "process_max_fds",
     "process_start_time_seconds",
-    "python_info",
 )
-"""Gauges that describe all workers alike; the largest is shown, not the sum."""
+"""Gauges that describe all workers alike, or of which the worst counts; the largest is shown, not the sum."""
+_SMALLEST = ("convserve_default_version",)
+"""Gauges of which the smallest is shown: a model is ready when it is in every worker."""
 
 
 def snapshot(registry: CollectorRegistry) -> list[Family]:
@@ -49,10 +53,17 @@ def merge(snapshots: Iterable[Iterable[Family]]) -> list[Family]:
     for families in snapshots:
         for name, documentation, kind, samples in families:
             total = merged.setdefault(name, (name, documentation, kind, {}))[3]
-            combine: Callable[[float, float], float] = max if name in _SAME_EVERYWHERE else float.__add__
+            combine = _combination(name)
             for key, value in samples.items():
                 total[key] = combine(total[key], float(value)) if key in total else float(value)
     return list(merged.values())
+
+
+def _combination(name: str) -> Callable[[float, float], float]:
+    """How two workers' values of a metric become one."""
+    if name in _LARGEST:
+        return max
+    return min if name in _SMALLEST else float.__add__
 
 
 def keep_growing(families: Iterable[Family]) -> list[Family]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
 from convserve.errors import ConfigError
@@ -21,6 +21,8 @@ class HttpServer:
         Raises:
             ConfigError: the address cannot be bound.
         """
+        ready = Gauge("convserve_ready", "1 if traffic should come, as /readyz tells.", registry=registry)
+        ready.set_function(is_ready)
 
         class Handler(BaseHTTPRequestHandler):
             """Answers GET."""
