@@ -69,6 +69,7 @@ def test_asyncio_and_streams(found: dict[str, Any], expected: dict[str, Probabil
     """Concurrent calls and a stream give each request its own answer; one bad request ends nothing."""
     assert found["arrays"]["aio"] == pytest.approx(expected["mnist"][:20], abs=1e-6)
     assert found["arrays"]["stream"] == pytest.approx(np.delete(expected["mnist"][:20], 7, axis=0), abs=1e-6)
+    assert found["final"] == [True] * 19
     assert list(found["stream_errors"]) == ["7"]
     assert "does not exist" in found["stream_errors"]["7"]
 
@@ -77,6 +78,7 @@ def test_outputs_and_classes(found: dict[str, Any], expected: dict[str, Probabil
     """Requested outputs, ids, and the classification extension."""
     assert found["only_logits"] == ["logits"]
     assert found["id"] == "mine"
+    assert [batch["request_rows"] for batch in found["batches"]] == [2]
     for texts, row in zip(found["classes"], expected["mnist"], strict=False):
         order = np.argsort(-row, kind="stable")[:3]
         assert [int(text.split(":")[1]) for text in texts] == order.tolist()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -13,15 +14,18 @@ import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from convserve.open_inference.v2 import infer_pb2
-from convserve.tensorflow_core.v1 import tensor_pb2
+from convserve.open_inference.v2 import infer_pb2, management_pb2
+from convserve.tensorflow_core.v1 import example_pb2, tensor_pb2
 from convserve.tensorflow_serving.v1 import model_pb2, prediction_pb2
+from convserve.v1 import classification_pb2
+from convserve.v1 import model_pb2 as own_model_pb2
 from support import versions
-from support.foreign import OIP, infer, infer_request
+from support.foreign import OIP, infer, infer_request, oip
 from support.server import ServerProcess, serving
 
-CASES = int(os.environ.get("HOSTILE_CASES", "150"))
+CASES = int(os.environ.get("HOSTILE_CASES", "80"))
 hostile = settings(
     max_examples=CASES,
     deadline=None,
@@ -50,6 +54,16 @@ METHODS = [
 ]
 
 
+def png() -> bytes:
+    """An image file that is good."""
+    content = io.BytesIO()
+    Image.new("L", (8, 8), 9).save(content, "PNG")
+    return content.getvalue()
+
+
+PNG = png()
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     root = tmp_path_factory.mktemp("served")
@@ -65,6 +79,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.target) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def admin_channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
+    """A server of its own, whose model comes and goes."""
+    root = tmp_path_factory.mktemp("changing")
+    versions.write_version(root / "repository")
+    with (
+        serving(root / "repository", root, "--admin-methods", "true") as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        yield channel
+        assert running.process.poll() is None
+        oip(channel, "RepositoryModelLoad", model_name="stripes")
+        assert len(infer(channel, infer_request(versions.random_images(1))).outputs) == 2
 
 
 def check(channel: grpc.Channel, path: str, data: bytes) -> None:
@@ -105,7 +134,12 @@ raws = st.one_of(st.binary(max_size=300), st.just(bytes(64)), st.just(bytes(256)
 
 @st.composite
 def parameters(draw: st.DrawFn) -> dict[str, infer_pb2.InferParameter]:
-    keys = st.sampled_from(["priority", "timeout", "pixel_range", "sequence_id", "classification", "headers", "\0"])
+    keys = st.sampled_from(
+        [
+            *("priority", "timeout", "pixel_range", "sequence_id", "classification", "headers", "\0"),
+            *("explain", "triton_enable_empty_final_response", "version", "unload_dependents"),
+        ]
+    )
     values = st.one_of(
         st.booleans().map(lambda value: infer_pb2.InferParameter(bool_param=value)),
         st.integers(-(2**63), 2**63 - 1).map(lambda value: infer_pb2.InferParameter(int64_param=value)),
@@ -180,6 +214,73 @@ def predict_requests(draw: st.DrawFn) -> prediction_pb2.PredictRequest:
     return request
 
 
+@st.composite
+def features(draw: st.DrawFn) -> example_pb2.Example:
+    made = example_pb2.Example()
+    for name in draw(st.lists(st.sampled_from(["image/encoded", "image/encoded", "x", "\0"]), max_size=2, unique=True)):
+        feature = made.features.feature[name]
+        kind = draw(st.sampled_from(["bytes_list", "bytes_list", "float_list", "int64_list", ""]))
+        if kind == "bytes_list":
+            feature.bytes_list.value.extend(draw(st.lists(st.one_of(st.just(PNG), st.binary(max_size=60)), max_size=2)))
+        elif kind:
+            getattr(feature, kind).value.extend([1] * draw(st.integers(0, 3)))
+    return made
+
+
+@st.composite
+def example_requests(draw: st.DrawFn) -> prediction_pb2.ClassificationRequest:
+    request = prediction_pb2.ClassificationRequest()
+    request.model_spec.name = draw(names)
+    request.model_spec.signature_name = draw(st.sampled_from(["", "classify", "serving_default", "unit_range", "\0"]))
+    examples = draw(st.one_of(st.lists(features(), max_size=3), st.just([example_pb2.Example()] * 10_000)))
+    if draw(st.booleans()):
+        request.input.example_list.examples.extend(examples)
+    elif draw(st.booleans()):
+        request.input.example_list_with_context.examples.extend(examples)
+        request.input.example_list_with_context.context.CopyFrom(draw(features()))
+    return request
+
+
+@st.composite
+def own_requests(draw: st.DrawFn) -> classification_pb2.ClassifyRequest:
+    request = classification_pb2.ClassifyRequest(
+        model=draw(names), top_k=draw(st.sampled_from([0, 1, 4, 2**31])), explain=draw(st.booleans())
+    )
+    request.priority = draw(st.integers(-9, 9))  # type: ignore[assignment]
+    if draw(st.booleans()):
+        request.version = draw(sizes)
+    elif draw(st.booleans()):
+        request.alias = draw(names)
+    if draw(st.booleans()):
+        request.packed.data = draw(raws)
+        request.packed.shape.extend(draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6) | shapes))
+    elif draw(st.booleans()):
+        request.encoded.images.extend(draw(st.lists(st.one_of(st.just(PNG), st.binary(max_size=60)), max_size=3)))
+    return request
+
+
+@st.composite
+def admin_requests(draw: st.DrawFn) -> tuple[str, Any]:
+    name, version = draw(names), draw(sizes)
+    kind = draw(st.sampled_from(["Load", "Unload"]))
+    form = draw(st.sampled_from(["triton", "own", "alias"]))
+    if form == "alias":
+        alias = draw(names)
+        return (
+            "convserve.v1.ModelService/SetAlias",
+            own_model_pb2.SetAliasRequest(name=name, alias=alias, version=version),
+        )
+    if form == "own":
+        message = getattr(own_model_pb2, f"{kind}ModelRequest")(name=name, version=version)
+        return f"convserve.v1.ModelService/{kind}Model", message
+    message = getattr(management_pb2, f"RepositoryModel{kind}Request")(
+        repository_name=draw(st.sampled_from(["", "", "stripes", "\0"])), model_name=name
+    )
+    for key, value in draw(parameters()).items():
+        message.parameters[key].ParseFromString(value.SerializeToString())
+    return f"{OIP}/RepositoryModel{kind}", message
+
+
 @hostile
 @given(data=st.data())
 def test_infer_requests(channel: grpc.Channel, data: st.DataObject) -> None:
@@ -192,6 +293,41 @@ def test_infer_requests(channel: grpc.Channel, data: st.DataObject) -> None:
 def test_predict_requests(channel: grpc.Channel, data: st.DataObject) -> None:
     """Predict: anything in any field, whole or damaged."""
     check(channel, f"{PREDICTION}/Predict", data.draw(damaged(data.draw(predict_requests()))))
+
+
+@hostile
+@given(data=st.data())
+def test_examples(channel: grpc.Channel, data: st.DataObject) -> None:
+    """Classify of TensorFlow Serving: anything in any field, whole or damaged."""
+    check(channel, f"{PREDICTION}/Classify", data.draw(damaged(data.draw(example_requests()))))
+
+
+@hostile
+@given(data=st.data())
+def test_own_requests(channel: grpc.Channel, data: st.DataObject) -> None:
+    """Classify of our own: anything in any field, whole or damaged."""
+    check(channel, "convserve.v1.ClassificationService/Classify", data.draw(damaged(data.draw(own_requests()))))
+
+
+@hostile
+@given(data=st.data())
+def test_admin_requests(admin_channel: grpc.Channel, data: st.DataObject) -> None:
+    """Loading, unloading and aliases: anything in any field, whole or damaged."""
+    path, form = data.draw(admin_requests())
+    check(admin_channel, path, data.draw(damaged(form)))
+
+
+@settings(hostile, max_examples=max(CASES // 5, 1))
+@given(data=st.data())
+def test_streams(channel: grpc.Channel, data: st.DataObject) -> None:
+    """A stream of anything: each message has its reply, with outputs or with a sentence, and the stream ends well."""
+    messages = data.draw(st.lists(infer_requests().flatmap(damaged), max_size=8))
+    method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{OIP}/ModelStreamInfer")
+    replies = [infer_pb2.ModelStreamInferResponse.FromString(one) for one in method(iter(messages), timeout=30)]
+    assert len(replies) == len(messages)
+    for reply in replies:
+        assert bool(reply.error_message) != bool(reply.infer_response.outputs)
+        assert reply.infer_response.parameters["triton_final_response"].bool_param
 
 
 @hostile

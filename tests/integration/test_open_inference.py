@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -210,6 +211,23 @@ def raw_bytes(shape: list[int], raw: bytes) -> infer_pb2.ModelInferRequest:
     return request
 
 
+def test_batches_explain_themselves_when_asked(channel: grpc.Channel) -> None:
+    """One text with an object for each batch; its keys are the fields of our own dialect's BatchInfo."""
+    assert "batches" not in infer(channel, infer_request(IMAGES)).parameters
+    assert "batches" not in infer(channel, with_parameter("explain", bool_param=False)).parameters
+    (batch,) = json.loads(infer(channel, with_parameter("explain", bool_param=True)).parameters["batches"].string_param)
+    assert set(batch) == set(classification_pb2.BatchInfo.DESCRIPTOR.fields_by_name)
+    assert (batch["request_rows"], batch["rows"], batch["release_reason"]) == (5, 5, "idle")
+    assert batch["padded_rows"] >= 5
+    assert batch["run_seconds"] > 0
+    assert batch["provider"] == "CPUExecutionProvider"
+    many = infer_request(versions.random_images(150))
+    many.parameters["explain"].bool_param = True
+    split = json.loads(infer(channel, many).parameters["batches"].string_param)
+    assert sum(one["request_rows"] for one in split) == 150
+    assert len(split) > 1
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "message"),
     [
@@ -240,6 +258,11 @@ def raw_bytes(shape: list[int], raw: bytes) -> infer_pb2.ModelInferRequest:
         (with_parameter("pixel_range", string_param="0-1"), "INVALID_ARGUMENT", "floating-point types only"),
         (with_parameter("timeout", string_param="5"), "INVALID_ARGUMENT", "int64_param"),
         (with_parameter("timeout", int64_param=-5), "INVALID_ARGUMENT", "-5 came"),
+        (with_parameter("explain", int64_param=1), "INVALID_ARGUMENT", "must be a bool_param"),
+        (
+            with_parameter("triton_enable_empty_final_response", string_param="true"),
+            *("INVALID_ARGUMENT", "must be a bool_param"),
+        ),
         (with_parameter("sequence_id", int64_param=3), "UNIMPLEMENTED", "keep no state"),
         (with_output("scores"), "INVALID_ARGUMENT", "the model's outputs are"),
         (with_output("logits", int64_param=0), "INVALID_ARGUMENT", "at least one class"),
@@ -365,6 +388,7 @@ def test_a_stream_answers_in_order_and_survives_errors(channel: grpc.Channel) ->
     requests[120] = b"\xff"
     replies = list(stream(channel, iter(requests)))
     assert len(replies) == 200
+    assert all(reply.infer_response.parameters["triton_final_response"].bool_param for reply in replies)
     for index, reply in enumerate(replies):
         if index == 50:
             assert "does not exist" in reply.error_message
@@ -374,8 +398,15 @@ def test_a_stream_answers_in_order_and_survives_errors(channel: grpc.Channel) ->
         else:
             assert not reply.error_message
             assert reply.infer_response.id == f"good {index}"
-            assert reply.infer_response.parameters["triton_final_response"].bool_param
             assert output(reply.infer_response) == pytest.approx(EXPECTED, abs=1e-6)
+
+
+def test_no_empty_replies_end_the_requests_of_a_stream(channel: grpc.Channel) -> None:
+    """Also when asked for: each request has one reply, which is the last."""
+    request = with_parameter("triton_enable_empty_final_response", bool_param=True)
+    replies = list(stream(channel, iter([request] * 3)))
+    assert [len(reply.infer_response.outputs) for reply in replies] == [2, 2, 2]
+    assert all(reply.infer_response.parameters["triton_final_response"].bool_param for reply in replies)
 
 
 def test_a_stream_is_a_conversation(channel: grpc.Channel) -> None:

@@ -108,6 +108,8 @@ only_logits = client.infer(
 )
 found["only_logits"] = [output.name for output in only_logits.get_response().outputs]
 found["id"] = only_logits.get_response().id
+explained = client.infer("mnist", given(images[:2], "UINT8"), parameters={"explain": True})
+found["batches"] = json.loads(explained.get_response().parameters["batches"].string_param)
 classes = client.infer(
     "mnist", given(images[:4], "UINT8"), outputs=[triton.InferRequestedOutput("probabilities", class_count=3)]
 ).as_numpy("probabilities")
@@ -117,10 +119,17 @@ found["classes"] = [[value.decode() for value in row] for row in classes]
 answers: queue.Queue[Any] = queue.Queue()
 client.start_stream(callback=lambda result, error: answers.put((result, error)))
 for index in range(20):
-    client.async_stream_infer("mnist" if index != 7 else "other", given(images[index : index + 1], "UINT8"))
+    client.async_stream_infer(
+        "mnist" if index != 7 else "other",
+        given(images[index : index + 1], "UINT8"),
+        enable_empty_final_response=index % 2 == 0,
+    )
 replies = [answers.get(timeout=30) for _ in range(20)]
 client.stop_stream()
 found["stream_errors"] = {index: str(error) for index, (_, error) in enumerate(replies) if error}
+found["final"] = [
+    result.get_response().parameters["triton_final_response"].bool_param for result, error in replies if error is None
+]
 arrays["stream"] = np.concatenate([result.as_numpy("probabilities") for result, error in replies if error is None])
 
 

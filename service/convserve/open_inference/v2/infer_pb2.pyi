@@ -280,7 +280,8 @@ class ModelInferRequest(_message.Message):
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
         """`priority` (1 high, 2 normal, 3 and more low, 0 the default), `timeout` (microseconds, 0 none), `pixel_range` ("0-255"
-        or "0-1", see `ModelMetadataResponse.properties`). Others are ignored.
+        or "0-1", see `ModelMetadataResponse.properties`), `explain` (bool: tell in the reply how the request was batched).
+        `triton_enable_empty_final_response` (bool) changes nothing: the one reply is the last. Others are ignored.
         """
 
     @_builtins.property
@@ -420,7 +421,10 @@ class ModelInferResponse(_message.Message):
     """The request's id."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
-        """`triton_final_response` (bool) in replies of a stream."""
+        """`triton_final_response` (bool): true in replies of a stream, also in those that tell an error. `batches` (string),
+        when the request asked to `explain`: a JSON list with an object for each batch that held rows of the request; its
+        keys are the fields of convserve.v1.BatchInfo.
+        """
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInferResponse.InferOutputTensor]:

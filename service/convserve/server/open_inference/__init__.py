@@ -4,7 +4,7 @@
 
     servicer.py    the methods
     request.py     ModelInferRequest -> engine.Request      parameters.py  tensors.py
-    reply.py       engine.Result -> ModelInferResponse
+    reply.py       engine.Result -> ModelInferResponse      explain.py
     describe.py    metadata and configuration of a model    statistics.py  repository.py
 """
 

@@ -62,6 +62,20 @@ def refuse_shared_memory(parameters: Parameters) -> None:
         raise UnsupportedError("shared memory is not offered; send tensors in the message")
 
 
+def explain(parameters: Parameters) -> bool:
+    """`explain`: whether the reply should tell how the request was batched."""
+    return _flag(parameters, "explain")
+
+
+def check_final_response(parameters: Parameters) -> None:
+    """Check `triton_enable_empty_final_response`, and do nothing about it.
+
+    It asks for an empty reply where the last one was not known to be the last when it was sent. Here each request of a
+    stream has one reply, which says that it is the last.
+    """
+    _flag(parameters, "triton_enable_empty_final_response")
+
+
 def integer(parameters: Parameters, name: str, field: str) -> int:
     """A whole number of at least 0; 0 when it is missing.
 
@@ -78,3 +92,16 @@ def integer(parameters: Parameters, name: str, field: str) -> int:
     if number < 0:
         raise InvalidRequestError.of(f"{field}[{name!r}]", f"{number} came; it must be 0 or more")
     return number
+
+
+def _flag(parameters: Parameters, name: str) -> bool:
+    """True or false; false when it is missing.
+
+    Raises:
+        InvalidRequestError: it is something else.
+    """
+    if name not in parameters:
+        return False
+    if parameters[name].WhichOneof("parameter_choice") != "bool_param":
+        raise InvalidRequestError.of(f"parameters[{name!r}]", "must be a bool_param")
+    return parameters[name].bool_param

@@ -12,14 +12,14 @@ from convserve.engine import Result
 from convserve.errors import InvalidRequestError
 from convserve.manifest import LOGITS_NAME, PROBABILITIES_NAME
 from convserve.open_inference.v2 import infer_pb2 as pb
-from convserve.server.open_inference import parameters, tensors
+from convserve.server.open_inference import explain, parameters, tensors
 
 OUTPUTS = (PROBABILITIES_NAME, LOGITS_NAME)
 """Names of all outputs, in the order they are sent when a request names none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Output:
     """An output that a request wants."""
 
     name: str
@@ -28,16 +28,31 @@ class Wanted:
     """So many classes as text; 0: numbers."""
 
 
-def wanted_outputs(message: pb.ModelInferRequest) -> list[Wanted]:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request wants in its reply."""
+
+    outputs: tuple[Output, ...]
+    """In the order in which they are sent."""
+    explain: bool
+    """Also how the request was batched."""
+
+
+_ALL = tuple(Output(name) for name in OUTPUTS)
+
+
+def wanted(message: pb.ModelInferRequest) -> Wanted:
     """What a request wants.
 
     Raises:
-        InvalidRequestError: an output is unknown, or named twice.
-        UnsupportedError: it should go to shared memory.
+        InvalidRequestError: an output is unknown or named twice, or a parameter has another type.
+        UnsupportedError: an output should go to shared memory.
     """
-    if not message.outputs:
-        return [Wanted(name) for name in OUTPUTS]
-    wanted: list[Wanted] = []
+    return Wanted(_outputs(message) if message.outputs else _ALL, parameters.explain(message.parameters))
+
+
+def _outputs(message: pb.ModelInferRequest) -> tuple[Output, ...]:
+    wanted: list[Output] = []
     for index, output in enumerate(message.outputs):
         field = f"outputs[{index}]"
         if output.name not in OUTPUTS:
@@ -50,15 +65,15 @@ def wanted_outputs(message: pb.ModelInferRequest) -> list[Wanted]:
         classes = parameters.integer(output.parameters, "classification", f"{field}.parameters")
         if "classification" in output.parameters and not classes:
             raise InvalidRequestError.of(f"{field}.parameters['classification']", "0 came; ask for at least one class")
-        wanted.append(Wanted(output.name, classes))
-    return wanted
+        wanted.append(Output(output.name, classes))
+    return tuple(wanted)
 
 
-def write(result: Result, wanted: list[Wanted], request_id: str) -> pb.ModelInferResponse:
+def write(result: Result, wanted: Wanted, request_id: str) -> pb.ModelInferResponse:
     """Turn a result into a message."""
     manifest = result.version.manifest
     response = pb.ModelInferResponse(model_name=manifest.model, model_version=str(manifest.version), id=request_id)
-    for one in wanted:
+    for one in wanted.outputs:
         values = result.outputs.logits if one.name == LOGITS_NAME else result.outputs.probabilities
         tensor = response.outputs.add(name=one.name, datatype="BYTES" if one.classes else "FP32")
         if one.classes:
@@ -68,6 +83,8 @@ def write(result: Result, wanted: list[Wanted], request_id: str) -> pb.ModelInfe
         else:
             tensor.shape.extend(values.shape)
             response.raw_output_contents.append(tensors.write_numbers(values))
+    if wanted.explain:
+        response.parameters[explain.PARAMETER].string_param = explain.batches(result)
     return response
 
 

@@ -28,6 +28,7 @@ def read(message: pb.ModelInferRequest, call: Call) -> Request:
     if not message.model_name:
         raise InvalidRequestError.of("model_name", "is empty; name the model")
     parameters.refuse_sequences(message.parameters)
+    parameters.check_final_response(message.parameters)
     timeout = parameters.timeout_seconds(message.parameters)
     if timeout is not None:
         call.deadline = min(call.deadline, monotonic() + timeout)

@@ -29,13 +29,16 @@ from convserve.statistics import Totals
 SERVICE = "inference.GRPCInferenceService"
 API = "open_inference"
 
+_FINAL = "triton_final_response"
+"""Marks the last reply to a request of a stream, for clients that know models with many."""
+
 _EXTENSIONS = ("classification", "schedule_policy", "model_configuration", "statistics", "parameters")
 _NOT_OFFERED = {
     "shared memory is not offered; send tensors in the message": (
         *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"),
         *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
     ),
-    "traces are not set here; batches explain themselves in convserve.v1's Classify with `explain`": ("TraceSetting",),
+    "traces are not set here; the request parameter `explain` tells how a request was batched": ("TraceSetting",),
     "logs are set when the server starts: log_level and log_format": ("LogSettings",),
 }
 
@@ -113,7 +116,7 @@ class OpenInferenceServicer:
         """Start a classification; returns what cancels it."""
         if self._registry.has_model(message.model_name):
             call.model = message.model_name
-        wanted = reply.wanted_outputs(message)
+        wanted = reply.wanted(message)
 
         def done(outcome: Result | ConvserveError) -> None:
             answer(outcome if isinstance(outcome, ConvserveError) else reply.write(outcome, wanted, message.id))
@@ -127,7 +130,7 @@ class OpenInferenceServicer:
 
         def done(outcome: infer_pb2.ModelInferResponse | ConvserveError) -> None:
             if not isinstance(outcome, ConvserveError):
-                outcome.parameters["triton_final_response"].bool_param = True
+                outcome.parameters[_FINAL].bool_param = True
                 answer(infer_pb2.ModelStreamInferResponse(infer_response=outcome))
             else:
                 answer(outcome)
@@ -198,6 +201,7 @@ class OpenInferenceServicer:
 def _refusal(message: infer_pb2.ModelInferRequest, sentence: str) -> infer_pb2.ModelStreamInferResponse:
     """The reply to a request of a stream that failed."""
     failed = infer_pb2.ModelInferResponse(id=getattr(message, "id", ""))
+    failed.parameters[_FINAL].bool_param = True
     return infer_pb2.ModelStreamInferResponse(error_message=sentence, infer_response=failed)
 
 
