@@ -112,6 +112,26 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     """Requests that one worker handles at the same time, each on a thread of its own; more wait in line."""
 
 
+class TlsSettings(_Section, frozen=True, kw_only=True):
+    """Encryption of the gRPC port. The files may change: new connections get what they hold then."""
+
+    cert_file: str = ""
+    """PEM file with the server's certificate and those that lead to its authority. Empty: no encryption."""
+    key_file: str = ""
+    """PEM file with the certificate's private key, not encrypted."""
+    client_ca_file: str = ""
+    """PEM file with authorities; clients must bring a certificate that one of them has signed (mTLS). Empty: clients
+    need none."""
+
+    def __post_init__(self) -> None:
+        """Check that certificate and key come together."""
+        if bool(self.cert_file) != bool(self.key_file):
+            missing, given = ("key_file", "cert_file") if self.cert_file else ("cert_file", "key_file")
+            raise ValueError(f"tls.{missing} is empty; tls.{given} is useless without it")
+        if self.client_ca_file and not self.cert_file:
+            raise ValueError("tls.cert_file is empty; tls.client_ca_file is useless without it")
+
+
 class AuthSettings(_Section, frozen=True, kw_only=True):
     """Bearer tokens, by group of methods. Each file holds one token in a line; changes count without a restart."""
 
@@ -164,6 +184,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     """Settings of every model."""
     limits: LimitSettings = LimitSettings()
     """Limits on what callers may send."""
+    tls: TlsSettings = TlsSettings()
+    """Encryption."""
     auth: AuthSettings = AuthSettings()
     """Who may call what."""
     drain: DrainSettings = DrainSettings()

@@ -6,7 +6,6 @@ import enum
 import hashlib
 import hmac
 import re
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,13 +14,12 @@ import structlog
 from convserve.clock import Clock, monotonic
 from convserve.config import AuthSettings
 from convserve.errors import ConfigError, PermissionDeniedError, UnauthenticatedError
+from convserve.server.watched import Watched
 
 log = structlog.get_logger(__name__)
 
 AUTHORIZATION_KEY = "authorization"
 _SCHEME = "bearer "
-_LOOK_SECONDS = 1.0
-"""How often the files are looked at for changes."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,4096}=*")
 """A bearer token as RFC 6750 writes it, long enough not to be guessed."""
 
@@ -50,10 +48,11 @@ class Access:
             Group.ADMIN: settings.admin_tokens_file,
             Group.HEALTH: settings.health_tokens_file,
         }
-        self._files = {group: _TokenFile(f"auth.{group.value}_tokens_file", Path(p)) for group, p in files.items() if p}
-        self._clock = clock
-        self._look_at = 0.0
-        self._lock = threading.Lock()
+        self._files = {
+            group: _TokenFile(f"auth.{group.value}_tokens_file", Path(path), clock)
+            for group, path in files.items()
+            if path
+        }
         self.open = not self._files
         """Whether every call is allowed, so that nothing needs to be checked."""
 
@@ -65,7 +64,6 @@ class Access:
         """
         for file in self._files.values():
             file.load()
-        self._look_at = self._clock() + _LOOK_SECONDS
 
     def needs_token(self, group: Group) -> bool:
         """Whether calls of the group are checked."""
@@ -84,9 +82,9 @@ class Access:
         """
         if group not in self._files:
             return
-        self._reload()
-        token = _token_in(metadata)
-        digest = _digest(token)
+        for file in self._files.values():
+            file.reload()
+        digest = _digest(_token_in(metadata))
         # Every comparison is made, whatever the ones before said: the time tells nothing about the tokens.
         allowed = {one: file.holds(digest) for one, file in self._files.items()}
         if allowed[group]:
@@ -95,26 +93,15 @@ class Access:
             raise PermissionDeniedError(f"the token does not allow {group.value} methods")
         raise UnauthenticatedError("the token is not valid here")
 
-    def _reload(self) -> None:
-        """Read files that have changed; looks at most once in a while."""
-        if self._clock() < self._look_at:
-            return
-        with self._lock:
-            if self._clock() < self._look_at:
-                return
-            for file in self._files.values():
-                file.reload()
-            self._look_at = self._clock() + _LOOK_SECONDS
-
 
 class _TokenFile:
     """The tokens in a file: one in each line, with empty lines and `#` comments between them."""
 
-    def __init__(self, setting: str, path: Path) -> None:
+    def __init__(self, setting: str, path: Path, clock: Clock) -> None:
         self._setting = setting
         self._path = path
+        self._watched = Watched([path], clock)
         self._digests: tuple[bytes, ...] = ()
-        self._seen: tuple[int, ...] | None = None
 
     def load(self) -> None:
         """Take the tokens for the first time.
@@ -122,7 +109,7 @@ class _TokenFile:
         Raises:
             ConfigError: there are none, a line is none, or they cannot be read.
         """
-        self._seen = _state(self._path)  # before the content: what changes in between is read once more
+        self._watched.changed()
         self._digests, problem = self._read()
         if problem:
             raise ConfigError(problem)
@@ -133,10 +120,8 @@ class _TokenFile:
         What stands in the file counts, so that a token taken out is withdrawn whatever else is wrong there. A file that
         cannot be read says nothing: the tokens stay as they were. Both are logged, once.
         """
-        seen = _state(self._path)
-        if seen == self._seen:
+        if not self._watched.changed():
             return
-        self._seen = seen
         try:
             self._digests, problem = self._read()
         except ConfigError as error:
@@ -191,12 +176,3 @@ def _token_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 def _digest(token: str) -> bytes:
     """What is kept and compared instead of a token: as long for every token."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """Changes when the content does, also when a symbolic link on the way is moved, as Kubernetes does it."""
-    try:
-        info = path.stat()
-    except OSError:
-        return None
-    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)

@@ -31,6 +31,7 @@ from convserve.server.health import Health
 from convserve.server.http import HttpServer
 from convserve.server.rpc import Guard
 from convserve.server.shared_totals import ReadTotals
+from convserve.server.tls import Certificates
 from convserve.statistics import Totals
 from convserve.tensorflow_serving.v1 import model_pb2 as tensorflow_model_pb2
 from convserve.tensorflow_serving.v1 import prediction_pb2
@@ -83,6 +84,7 @@ class Server:
         self._registry = Registry()
         self._metrics.observe_registry(self._registry)
         self._access = Access(settings.auth)
+        self._certificates = Certificates(settings.tls) if settings.tls.cert_file else None
         self._guard = Guard(self._metrics, self._access, settings.limits.max_concurrent_requests)
         self._health = Health(list(_FILES))
         self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
@@ -106,7 +108,8 @@ class Server:
         their model is ready.
 
         Raises:
-            ConfigError: an address cannot be bound, tokens cannot be read, or the repository is missing or empty.
+            ConfigError: an address cannot be bound, tokens or certificates cannot be read, or the repository is missing
+                or empty.
             ArtifactError: a model cannot be proved, and `exit_on_error` is set.
         """
         settings = self._settings
@@ -209,7 +212,10 @@ class Server:
         reflection.register(server, (*_FILES, HEALTH_SERVICE), (*_FILES.values(), HEALTH_FILE))
         address = f"{settings.host}:{settings.port if self._place is None else self._place.port}"
         try:
-            self.grpc_port = server.add_insecure_port(address)
+            if self._certificates is None:
+                self.grpc_port = server.add_insecure_port(address)
+            else:
+                self.grpc_port = server.add_secure_port(address, self._certificates.credentials())
         except RuntimeError as error:
             raise ConfigError(f"port: cannot listen on {address}; is another server running there?") from error
         return server
