@@ -52,6 +52,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="session")
+def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The bundled models without admin methods, behind a queue that holds a few images."""
+    directory = tmp_path_factory.mktemp("narrow")
+    config = directory / "config.toml"
+    config.write_text("[model]\nmax_queue_bytes = 4000\n")
+    with serving(ROOT / "models", directory, "--config", str(config)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def expected(server: ServerProcess, images: dict[str, Images]) -> dict[str, Probabilities]:
     """Probabilities by our own API for packed pixels, [images, classes] in the order of the classes, by model."""
     with grpc.insecure_channel(server.target) as channel:
@@ -83,6 +93,7 @@ def environment_of() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def run_client(
     server: ServerProcess,
+    narrow_server: ServerProcess,
     images: dict[str, Images],
     files: dict[str, list[bytes]],
     tmp_path_factory: pytest.TempPathFactory,
@@ -90,7 +101,7 @@ def run_client(
     """Run one of `clients/` in an environment of its own; returns what it found."""
 
     def run(name: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
-        python = _environment(name)
+        python = _environment(name) if (HERE / f"requirements-{name}.txt").exists() else Path(sys.executable)
         directory = tmp_path_factory.mktemp(name)
         for model in MODELS:
             (directory / model).mkdir()
@@ -104,7 +115,7 @@ def run_client(
             text=True,
             check=False,
             timeout=100,
-            env={"PATH": "", **(environment or {})},
+            env={"PATH": "", "NARROW": narrow_server.target, **(environment or {})},
         )
         assert ended.returncode == 0, ended.stderr
         found: dict[str, Any] = json.loads(ended.stdout)

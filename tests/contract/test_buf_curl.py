@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -13,6 +15,14 @@ import pytest
 from support.server import ServerProcess
 
 BUF = Path(sysconfig.get_path("scripts")) / "buf"
+
+
+SERVICES = {
+    "convserve.v1.ModelService",
+    "inference.GRPCInferenceService",
+    "tensorflow.serving.ModelService",
+    "grpc.health.v1.Health",
+}
 
 
 def curl(server: ServerProcess, method: str, request: dict[str, Any]) -> Any:
@@ -47,6 +57,28 @@ def test_each_service(server: ServerProcess, method: str, request_: dict[str, An
     """With the public names of services, messages, fields and enums, `Any` included."""
     reply = curl(server, method, request_)
     assert key in reply
+
+
+def test_the_readme_s_commands(server: ServerProcess) -> None:
+    """As they stand there, but for the address: each ends well and prints something."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = (one for one in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "buf curl" in one)
+    alias, *commands = block.splitlines()
+    assert alias == "alias grpc='buf curl --protocol grpc --http2-prior-knowledge'"
+    assert {command.split("/")[3].split()[0] for command in commands[:-1]} >= SERVICES
+    for command in commands:
+        _, *arguments = shlex.split(command.replace("127.0.0.1:8001", server.target))
+        ended = subprocess.run(
+            [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.strip()
+        if "--list-methods" in arguments:
+            assert {line.split("/")[0] for line in ended.stdout.split()} >= SERVICES
 
 
 def test_predict(server: ServerProcess) -> None:

@@ -68,6 +68,7 @@ def test_equal_answers(found: dict[str, Any], expected: dict[str, Probabilities]
 def test_asyncio_and_streams(found: dict[str, Any], expected: dict[str, Probabilities]) -> None:
     """Concurrent calls and a stream give each request its own answer; one bad request ends nothing."""
     assert found["arrays"]["aio"] == pytest.approx(expected["mnist"][:20], abs=1e-6)
+    assert found["arrays"]["aio_stream"] == pytest.approx(expected["mnist"][:20], abs=1e-6)
     assert found["arrays"]["stream"] == pytest.approx(np.delete(expected["mnist"][:20], 7, axis=0), abs=1e-6)
     assert found["final"] == [True] * 19
     assert list(found["stream_errors"]) == ["7"]
@@ -92,6 +93,7 @@ def test_statistics(found: dict[str, Any]) -> None:
     assert int(statistics["inference_count"]) >= 1200
     assert int(statistics["inference_stats"]["success"]["count"]) >= 45
     assert statistics["batch_stats"]
+    assert sorted(found["statistics_of_all"]) == [["cifar10", "1"], ["mnist", "1"]]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,10 @@ def test_statistics(found: dict[str, Any]) -> None:
         ("cuda shared memory", "UNIMPLEMENTED", "shared memory is not offered"),
         ("trace", "UNIMPLEMENTED", "TraceSetting"),
         ("log", "UNIMPLEMENTED", "LogSettings"),
+        ("full queue", "RESOURCE_EXHAUSTED", "the queue"),
+        ("no admin", "PERMISSION_DENIED", "admin_methods"),
+        ("no admin to unload", "PERMISSION_DENIED", "admin_methods"),
+        ("unknown to load", "NOT_FOUND", "'other'"),
         ("unloaded", "FAILED_PRECONDITION", "no available version"),
     ],
 )

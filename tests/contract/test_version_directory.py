@@ -27,31 +27,34 @@ assert "convserve" not in sys.modules and "convtrain" not in sys.modules
 SAVED_MODEL = """
 import sys
 import numpy as np, tensorflow as tf
-golden = np.load(sys.argv[1] + "/golden.npz")
-signature = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-found = signature(image=tf.constant(golden["image"]))
-assert set(found) == {"logits", "probabilities"}
-assert np.abs(found["probabilities"].numpy() - golden["probabilities"]).max() < 1e-4
+for version in sys.argv[1:]:
+    golden = np.load(version + "/golden.npz")
+    signature = tf.saved_model.load(version).signatures["serving_default"]
+    found = signature(image=tf.constant(golden["image"]))
+    assert set(found) == {"logits", "probabilities"}
+    assert np.abs(found["probabilities"].numpy() - golden["probabilities"]).max() < 1e-4, version
 assert "convserve" not in sys.modules and "convtrain" not in sys.modules
 """
 WARMUP = """
 import sys
-sys.path.append(sys.argv[2])
+sys.path.append(sys.argv[1])
+from pathlib import Path
 import numpy as np, tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
-golden = np.load(sys.argv[1] + "/golden.npz")
-signatures = tf.saved_model.load(sys.argv[1]).signatures
-sizes = []
-for record in tf.data.TFRecordDataset(sys.argv[1] + "/assets.extra/tf_serving_warmup_requests"):
-    log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
-    assert log.WhichOneof("log_type") == "predict_log"
-    request = log.predict_log.request
-    assert request.model_spec.name == sys.argv[3] and not request.model_spec.HasField("version")
-    inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
-    found = signatures[request.model_spec.signature_name](**inputs)["probabilities"].numpy()
-    assert np.abs(found - golden["probabilities"][: len(found)]).max() < 1e-4
-    sizes.append(len(found))
-assert sizes == [1, len(golden["image"])], sizes
+for version in sys.argv[2:]:
+    golden = np.load(version + "/golden.npz")
+    signatures = tf.saved_model.load(version).signatures
+    sizes = []
+    for record in tf.data.TFRecordDataset(version + "/assets.extra/tf_serving_warmup_requests"):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        assert log.WhichOneof("log_type") == "predict_log"
+        request = log.predict_log.request
+        assert request.model_spec.name == Path(version).parent.name and not request.model_spec.HasField("version")
+        inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+        found = signatures[request.model_spec.signature_name](**inputs)["probabilities"].numpy()
+        assert np.abs(found - golden["probabilities"][: len(found)]).max() < 1e-4, version
+        sizes.append(len(found))
+    assert sizes == [1, len(golden["image"])], (version, sizes)
 assert "convserve" not in sys.modules and "convtrain" not in sys.modules
 """
 TRITON_CONFIG = """
@@ -77,22 +80,20 @@ def test_onnx_by_plain_onnxruntime(version: Path) -> None:
     run(sys.executable, ONNX, version)
 
 
-@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_saved_model_by_plain_tensorflow(version: Path) -> None:
-    """At the root of the version, with the signature that TensorFlow Serving calls."""
+def test_saved_models_by_plain_tensorflow() -> None:
+    """At the root of the version, with the signature that TensorFlow Serving calls; the answers are the golden ones."""
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("TensorFlow is not installed")
-    run(sys.executable, SAVED_MODEL, version)
+    run(sys.executable, SAVED_MODEL, *VERSIONS)
 
 
 @pytest.mark.timeout(400)  # the first run installs the client
-@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_warmup_requests(environment_of: Callable[[str], Path], version: Path) -> None:
+def test_warmup_requests(environment_of: Callable[[str], Path]) -> None:
     """TensorFlow reads the records; they are TensorFlow Serving's message, and calls that the SavedModel answers."""
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("TensorFlow is not installed")
     (packages,) = environment_of("tensorflow-serving").parents[1].glob("lib/python*/site-packages")
-    run(sys.executable, WARMUP, version, packages, version.parent.name)
+    run(sys.executable, WARMUP, packages, *VERSIONS)
 
 
 @pytest.mark.timeout(400)  # the first run installs the client

@@ -183,6 +183,18 @@ found["errors"] = {
     "reload": failure(models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
 }
 
+narrow = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(os.environ["NARROW"]))
+request = predict_pb2.PredictRequest()
+request.model_spec.name = "mnist"
+request.inputs["image"].CopyFrom(pixels)
+found["errors"]["full queue"] = failure(narrow.Predict, request, timeout=30)
+found["errors"]["deadline"] = failure(prediction.Predict, request, timeout=0.002)
+classify_request = classification_pb2.ClassificationRequest()
+classify_request.model_spec.name = "mnist"
+found["errors"]["no examples"] = failure(prediction.Classify, classify_request)
+metadata_request.metadata_field[:] = ["other"]
+found["errors"]["metadata"] = failure(prediction.GetModelMetadata, metadata_request)
+
 modules = (predict_pb2, classification_pb2, input_pb2, model_pb2, status_pb2, get_model_metadata_pb2)
 tensorflow_modules = (tensor_pb2, tensor_shape_pb2, example_pb2, feature_pb2, meta_graph_pb2)
 found["definitions"] = {

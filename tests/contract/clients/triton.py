@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import queue
 import sys
 from pathlib import Path
@@ -138,12 +139,21 @@ async def run_aio() -> Any:
     async with triton_aio.InferenceServerClient(target) as asynchronous:
         calls = [asynchronous.infer("mnist", given(images[i : i + 1], "UINT8")) for i in range(20)]
         results = await asyncio.gather(*calls)
-        return np.concatenate([result.as_numpy("probabilities") for result in results])
+
+        async def requests() -> Any:
+            for index in range(20):
+                yield {"model_name": "mnist", "inputs": given(images[index : index + 1], "UINT8")}
+
+        streamed = [result async for result, error in asynchronous.stream_infer(requests()) if error is None]
+        return [np.concatenate([result.as_numpy("probabilities") for result in one]) for one in (results, streamed)]
 
 
-arrays["aio"] = asyncio.run(run_aio())
+arrays["aio"], arrays["aio_stream"] = asyncio.run(run_aio())
 
 # Statistics and errors
+found["statistics_of_all"] = [
+    (one["name"], one["version"]) for one in client.get_inference_statistics(as_json=True)["model_stats"]
+]
 found["statistics"] = client.get_inference_statistics("mnist", as_json=True)["model_stats"][0]
 found["errors"] = {
     "unknown model": failure(client.infer, "other", given(images[:1], "UINT8")),
@@ -159,7 +169,14 @@ found["errors"] = {
     "log": failure(client.get_log_settings),
 }
 
+narrow = triton.InferenceServerClient(os.environ["NARROW"])
+found["errors"]["full queue"] = failure(narrow.infer, "mnist", given(images, "UINT8"))
+found["errors"]["no admin"] = failure(narrow.load_model, "mnist")
+found["errors"]["no admin to unload"] = failure(narrow.unload_model, "mnist")
+narrow.close()
+
 # The repository
+found["errors"]["unknown to load"] = failure(client.load_model, "other")
 client.unload_model("mnist")
 found["unloaded"] = client.get_model_repository_index(as_json=True)["models"]
 found["errors"]["unloaded"] = failure(client.infer, "mnist", given(images[:1], "UINT8"))
