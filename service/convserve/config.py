@@ -33,6 +33,9 @@ CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
+_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
+
+
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Frozen, and strict about unknown keys."""
 
@@ -103,6 +106,12 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     """Bytes of one gRPC message, in either direction. gRPC's own default is 4 MiB; a client must raise its side too."""
     max_image_pixels: Count = 25_000_000
     """Pixels of one encoded image, judged by its header before anything is decoded."""
+    max_header_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**20)] = 16 * 2**10
+    """Bytes of one call's metadata."""
+    max_connections: Count = 4096
+    """Connections to one worker; more are closed at once."""
+    max_streams_per_connection: Count = 1024
+    """Calls that may be under way on one connection; a client holds more back by itself."""
     max_connection_age: Seconds = 600.0
     """Seconds after which a connection is asked to close and to open anew, so that callers spread over new workers and
     replicas. 0: never."""
@@ -171,7 +180,11 @@ class Settings(_Section, frozen=True, kw_only=True):
     repository_poll_interval: Seconds = 5.0
     """Seconds between two looks at the model repository for new versions. 0: look only at start and at LoadModel."""
     admin_methods: bool = False
-    """Whether LoadModel, UnloadModel and SetAlias are answered."""
+    """Whether LoadModel, UnloadModel and SetAlias are answered on the gRPC port. Better: admin_port."""
+    admin_port: Literal["off"] | Port = "off"
+    """gRPC port where LoadModel, UnloadModel and SetAlias are answered, beside the rest. 0: any free one. off: none."""
+    admin_host: str = "127.0.0.1"
+    """Address of admin_port. One that other machines reach needs tokens for admin methods, or clients' certificates."""
     intra_op_threads: CountOrAuto = 0
     """Threads that compute one batch, in each worker. 0: the cores to use, shared out among the workers."""
     exit_on_error: bool = True
@@ -201,6 +214,15 @@ class Settings(_Section, frozen=True, kw_only=True):
             raise ValueError(
                 "admin_methods is on and auth.admin_tokens_file is empty, while other methods need tokens; give admin"
                 " methods a file too"
+            )
+        if (
+            self.admin_port != "off"
+            and self.admin_host not in _LOOPBACK
+            and not (auth.admin_tokens_file or self.tls.client_ca_file)
+        ):
+            raise ValueError(
+                f"admin_host is {self.admin_host}, which others reach, and nothing tells who they are; set"
+                " auth.admin_tokens_file or tls.client_ca_file"
             )
 
     def for_model(self, name: str) -> ModelSettings:

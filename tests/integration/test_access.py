@@ -13,6 +13,7 @@ from convserve import AsyncClient, Client
 from convserve.errors import PermissionDeniedError, UnauthenticatedError
 from convserve.server import app
 from convserve.server.access import Group
+from convserve.v1 import model_pb2, model_pb2_grpc
 from support import server as servers
 from support import versions
 
@@ -175,3 +176,44 @@ def test_a_server_without_its_tokens_does_not_start(repository: Path, tmp_path: 
     ended = servers.run_to_end(repository, "--auth-inference-tokens-file", str(tmp_path / "nowhere"))
     assert ended.returncode == 1
     assert "auth.inference_tokens_file" in ended.stderr
+
+
+def test_admin_methods_are_refused_unless_enabled(repository: Path, tmp_path: Path) -> None:
+    """The public port says so and names the setting, whatever token comes; every other method answers there."""
+    path = tmp_path / "tokens"
+    path.write_text(TOKENS[Group.ADMIN])
+    with (
+        servers.serving(repository, tmp_path, "--auth-admin-tokens-file", str(path)) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        for method in ("convserve.v1.ModelService/LoadModel", "inference.GRPCInferenceService/RepositoryModelUnload"):
+            code, details = code_of(channel, f"/{method}", ("authorization", f"Bearer {TOKENS[Group.ADMIN]}"))
+            assert (code, "admin_methods" in details) == (grpc.StatusCode.PERMISSION_DENIED, True)
+        assert code_of(channel, "/convserve.v1.ModelService/ListModels")[0] is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_admin_methods_have_a_port_of_their_own(repository: Path, tmp_path: Path, workers: int) -> None:
+    """What is changed there is changed for everybody; the public port goes on refusing."""
+    versions.write_version(repository, version=2)
+    flags = ["--model-version-policy", "specific:1", "--admin-port", "0", "--workers", str(workers)]
+    with (
+        servers.serving(repository, tmp_path, *flags) as running,
+        grpc.insecure_channel(f"127.0.0.1:{running.ready['admin_port']}") as private,
+        grpc.insecure_channel(running.target) as public,
+        Client(running.target) as client,
+    ):
+        request = model_pb2.LoadModelRequest(name="stripes", version=2)
+        with pytest.raises(grpc.RpcError) as refused:
+            model_pb2_grpc.ModelServiceStub(public).LoadModel(request)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert model_pb2_grpc.ModelServiceStub(private).LoadModel(request).version.version == 2
+        for _ in range(4 * workers):
+            assert client.classify(versions.random_images(1)[0], model="stripes", version=2).model_version == 2
+
+
+def test_an_admin_port_that_others_reach_needs_to_know_them(repository: Path) -> None:
+    """Tokens or certificates; without either the server does not start."""
+    ended = servers.run_to_end(repository, "--admin-port", "0", "--admin-host", "0.0.0.0")
+    assert ended.returncode == 2
+    assert "auth.admin_tokens_file or tls.client_ca_file" in ended.stderr

@@ -44,10 +44,12 @@ def serve(arguments: Mapping[str, Any]) -> int:
         log.error("cannot start", reason=str(error))
         server.stop()
         return 1
-    ready = {"event": "serving", "grpc_port": server.grpc_port, "http_port": server.http_port, "models": models}
-    sys.stdout.write(json.dumps(ready) + "\n")
+    ports = {"grpc_port": server.grpc_port, "http_port": server.http_port}
+    if server.admin_port:
+        ports["admin_port"] = server.admin_port
+    sys.stdout.write(json.dumps({"event": "serving", **ports, "models": models}) + "\n")
     sys.stdout.flush()
-    log.info("serving", host=settings.host, grpc_port=server.grpc_port, http_port=server.http_port, models=models)
+    log.info("serving", host=settings.host, **ports, models=models)
     if isinstance(server, Supervisor):
         threading.Thread(target=_wake_when_failed, args=(server, signals), daemon=True).start()
     signals.wait()

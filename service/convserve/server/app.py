@@ -13,7 +13,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import convserve
-from convserve.config import LimitSettings, Settings
+from convserve.config import Settings
 from convserve.engine import Engine
 from convserve.errors import ArtifactError, ConfigError
 from convserve.host import CpuPlan
@@ -29,6 +29,7 @@ from convserve.server.health import FILE as HEALTH_FILE
 from convserve.server.health import SERVICE as HEALTH_SERVICE
 from convserve.server.health import Health
 from convserve.server.http import HttpServer
+from convserve.server.listener import bind, options
 from convserve.server.rpc import Guard
 from convserve.server.shared_totals import ReadTotals
 from convserve.server.tls import Certificates
@@ -39,6 +40,7 @@ from convserve.v1 import classification_pb2, model_pb2
 
 _QUIET_SECONDS = 0.1
 _AT_MOST_REFUSING_SECONDS = 2.0
+_ADMIN_THREADS = 4
 
 _FILES = {
     classification.SERVICE: classification_pb2.DESCRIPTOR,
@@ -58,6 +60,8 @@ class Place:
 
     port: int
     """The port they share. Somebody else answers HTTP for all of them."""
+    admin_port: int
+    """The port for admin methods that they share, where there is one."""
     admin: models.Admin
     """Carries admin methods out in all of them."""
     read_totals: ReadTotals
@@ -89,10 +93,12 @@ class Server:
         self._health = Health(list(_FILES))
         self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
         """Carries out admin methods in this process."""
-        self._grpc: grpc.Server | None = None
+        self._grpc: list[grpc.Server] = []
         self._http: HttpServer | None = None
         self.grpc_port = 0
         """The gRPC port bound."""
+        self.admin_port = 0
+        """The port for admin methods; 0: there is none."""
         self.metrics_registry = self._metrics.registry
         """What `/metrics` shows of this process."""
 
@@ -120,7 +126,8 @@ class Server:
             )
             self._http.start()
         self._grpc = self._build_grpc()
-        self._grpc.start()
+        for server in self._grpc:
+            server.start()
         failures = self.manager.reconcile()
         if failures and settings.exit_on_error:
             raise ArtifactError("; ".join(failure.reason for failure in failures))
@@ -149,21 +156,16 @@ class Server:
             time.sleep(self._settings.drain.delay)
         cut = 0
         self._health.close()
-        if self._grpc is not None:
+        if self._grpc:
             self._guard.drain(_QUIET_SECONDS, _AT_MOST_REFUSING_SECONDS)
             under_way = self._guard.active
-            stopped = self._grpc.stop(self._settings.drain.timeout)
-            stopped.wait(self._settings.drain.timeout)
+            for stopped in [server.stop(self._settings.drain.timeout) for server in self._grpc]:
+                stopped.wait(self._settings.drain.timeout)
             cut = self._guard.active
             log.info("drained", requests_under_way=under_way, requests_cut=cut)
         self.manager.close()
         if self._http is not None:
             self._http.close()
-
-    def _admin(self) -> models.Admin | None:
-        if not self._settings.admin_methods:
-            return None
-        return self.manager if self._place is None else self._place.admin
 
     def share_of_totals(self) -> bytes:
         """Where the time of this process's requests went."""
@@ -182,27 +184,35 @@ class Server:
             state.state is VersionState.AVAILABLE for v in self._registry.models().values() for state in v.values()
         )
 
-    def _build_grpc(self) -> grpc.Server:
-        settings = self._settings
-        threads = ThreadPoolExecutor(settings.limits.max_concurrent_requests, thread_name_prefix="grpc")
-        server = grpc.server(
-            threads,
-            interceptors=interceptors(self._access),
-            options=[
-                ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
-                ("grpc.max_send_message_length", settings.limits.max_message_bytes),
-                *_connection_age(settings.limits),
-                # Off when alone, or a second server would share the port without a word.
-                ("grpc.so_reuseport", 0 if self._place is None else 1),
-            ],
-        )
+    def _build_grpc(self) -> list[grpc.Server]:
+        """The servers of the public port and, where it is wanted, of the one for admin methods; both bound."""
+        settings, place = self._settings, self._place
         engine = Engine(self._registry, max_image_pixels=settings.limits.max_image_pixels)
+        admin = self.manager if place is None else place.admin
+        public = self._build_one(
+            engine, admin if settings.admin_methods else None, settings.limits.max_concurrent_requests
+        )
+        self.grpc_port = bind(public, "port", settings.host, place.port if place else settings.port, self._certificates)
+        if settings.admin_port == "off":
+            return [public]
+        private = self._build_one(engine, admin, _ADMIN_THREADS)
+        port = place.admin_port if place else settings.admin_port
+        self.admin_port = bind(private, "admin_port", settings.admin_host, port, self._certificates)
+        return [public, private]
+
+    def _build_one(self, engine: Engine, admin: models.Admin | None, threads: int) -> grpc.Server:
+        """A server with all methods; `admin` carries admin methods out, None refuses them."""
+        server = grpc.server(
+            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            interceptors=interceptors(self._access),
+            options=options(self._settings.limits, shared=self._place is not None),
+        )
         server.add_generic_rpc_handlers(
             (
                 classification.ClassificationServicer(engine, self._registry).handler(self._guard),
-                models.ModelServicer(self._registry, self._admin()).handler(self._guard),
+                models.ModelServicer(self._registry, admin).handler(self._guard),
                 open_inference.OpenInferenceServicer(
-                    engine, self._registry, self._admin(), lambda: self._health.ready, self._read_totals
+                    engine, self._registry, admin, lambda: self._health.ready, self._read_totals
                 ).handler(self._guard),
                 tensorflow_serving.PredictionServicer(engine, self._registry).handler(self._guard),
                 tensorflow_serving.ModelStatusServicer(self._registry).handler(self._guard),
@@ -210,21 +220,4 @@ class Server:
         )
         self._health.register(server)
         reflection.register(server, (*_FILES, HEALTH_SERVICE), (*_FILES.values(), HEALTH_FILE))
-        address = f"{settings.host}:{settings.port if self._place is None else self._place.port}"
-        try:
-            if self._certificates is None:
-                self.grpc_port = server.add_insecure_port(address)
-            else:
-                self.grpc_port = server.add_secure_port(address, self._certificates.credentials())
-        except RuntimeError as error:
-            raise ConfigError(f"port: cannot listen on {address}; is another server running there?") from error
         return server
-
-
-def _connection_age(limits: LimitSettings) -> list[tuple[str, int]]:
-    if not limits.max_connection_age:
-        return []
-    return [
-        ("grpc.max_connection_age_ms", round(limits.max_connection_age * 1000)),
-        ("grpc.max_connection_age_grace_ms", round(limits.max_connection_age_grace * 1000)),
-    ]

@@ -39,7 +39,7 @@ _ANSWER_SECONDS = 10.0
 class _Worker:
     """A process and the pipes to it."""
 
-    def __init__(self, index: int, settings: Settings, plan: CpuPlan, port: int) -> None:
+    def __init__(self, index: int, settings: Settings, plan: CpuPlan, port: int, admin_port: int) -> None:
         self.index = index
         self.ready = False
         self.last_metrics: list[Family] = []
@@ -53,7 +53,7 @@ class _Worker:
         )
         commands_there.close()
         requests_there.close()
-        self.commands.send((index, settings, plan, port))
+        self.commands.send((index, settings, plan, port, admin_port))
 
     def ask(self, *command: Any, timeout: float | None = None) -> Any:
         """Have a command carried out.
@@ -113,13 +113,19 @@ class Supervisor:
         Gauge("convserve_workers", "Workers that answer.", registry=registry).set_function(self._count_ready)
         self._registry = registry
         self._port_holder: socket.socket | None = None
+        self._admin_port_holder: socket.socket | None = None
         self._http: HttpServer | None = None
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
     @property
     def grpc_port(self) -> int:
         """The gRPC port that the workers share."""
-        return int(self._port_holder.getsockname()[1]) if self._port_holder else 0
+        return _port_of(self._port_holder)
+
+    @property
+    def admin_port(self) -> int:
+        """The port for admin methods that the workers share; 0: there is none."""
+        return _port_of(self._admin_port_holder)
 
     @property
     def http_port(self) -> int:
@@ -133,7 +139,9 @@ class Supervisor:
             ConvserveError: an address cannot be bound, or a worker could not start; says why.
         """
         settings = self._settings
-        self._port_holder = _hold_port(settings.host, settings.port)
+        self._port_holder = _hold_port("port", settings.host, settings.port)
+        if settings.admin_port != "off":
+            self._admin_port_holder = _hold_port("admin_port", settings.admin_host, settings.admin_port)
         self._http = HttpServer(settings.host, settings.http_port, self._registry, self.is_ready)
         self._http.start()
         for index in range(self._plan.workers):
@@ -167,11 +175,12 @@ class Supervisor:
             worker.close()
         if self._http is not None:
             self._http.close()
-        if self._port_holder is not None:
-            self._port_holder.close()
+        for holder in (self._port_holder, self._admin_port_holder):
+            if holder is not None:
+                holder.close()
 
     def _spawn(self, index: int) -> _Worker:
-        return _Worker(index, self._settings, self._plan, self.grpc_port)
+        return _Worker(index, self._settings, self._plan, self.grpc_port, self.admin_port)
 
     def _count_ready(self) -> int:
         return sum(worker.ready for worker in list(self._workers.values()))
@@ -276,7 +285,11 @@ def _await_ready(worker: _Worker) -> list[str]:
     return list(value)
 
 
-def _hold_port(host: str, port: int) -> socket.socket:
+def _port_of(holder: socket.socket | None) -> int:
+    return int(holder.getsockname()[1]) if holder else 0
+
+
+def _hold_port(setting: str, host: str, port: int) -> socket.socket:
     """Bind the port without listening, so that it stays ours while workers come and go.
 
     Raises:
@@ -284,20 +297,20 @@ def _hold_port(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     address = (host.strip("[]"), port)
-    with _reported(host, port), socket.socket(family, socket.SOCK_STREAM) as probe:
+    with _reported(setting, host, port), socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)  # fails if anybody listens, even one who would share
         address = (address[0], int(probe.getsockname()[1]))
     holder = socket.socket(family, socket.SOCK_STREAM)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    with _reported(host, port):
+    with _reported(setting, host, port):
         holder.bind(address)
     return holder
 
 
 @contextlib.contextmanager
-def _reported(host: str, port: int) -> Iterator[None]:
+def _reported(setting: str, host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"port: cannot listen on {host}:{port}; is another server running there?") from error
+        raise ConfigError(f"{setting}: cannot listen on {host}:{port}; is another server running there?") from error

@@ -31,10 +31,10 @@ def main(commands_fd: int, requests_fd: int) -> int:
         signal.signal(number, signal.SIG_IGN)
     commands, requests = Connection(commands_fd), Connection(requests_fd)
     settings: Settings
-    index, settings, plan, port = commands.recv()
+    index, settings, plan, port, admin_port = commands.recv()
     logs.configure(settings.log_level, settings.log_format, worker=index)
     others = _AllWorkers(requests)
-    server = Server(settings, plan, Place(port, others, others.read_totals))
+    server = Server(settings, plan, Place(port, admin_port, others, others.read_totals))
     try:
         commands.send(("ready", server.start()))
     except ConvserveError as error:
