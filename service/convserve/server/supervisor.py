@@ -53,7 +53,8 @@ class _Worker:
         )
         commands_there.close()
         requests_there.close()
-        self.commands.send((index, settings, plan, port, admin_port))
+        with contextlib.suppress(OSError):  # it may be dead already; whoever waits for it will notice
+            self.commands.send((index, settings, plan, port, admin_port))
 
     def ask(self, *command: Any, timeout: float | None = None) -> Any:
         """Have a command carried out.
