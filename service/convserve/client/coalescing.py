@@ -6,6 +6,9 @@ way any more, when the window of the first of them ends, or when they are full. 
 way when the window ends, they wait until one returns: sending more would only make each group smaller and each RPC
 slower. So groups are as large as the load makes them.
 
+Callers who all wait for one RPC come back together, and the server would have nothing to do until they do. So while
+one RPC is under way, half of the callers seen lately are enough for the next: client and server work at the same time.
+
 A lane is what images must have in common: model, version, top_k, explain, and being files or pixels of one shape.
 """
 
@@ -27,7 +30,13 @@ WINDOW_SECONDS = 0.001
 BUSY_SECONDS = 0.02
 """Longest time that they wait when every connection is busy. Ends the wait when a server hangs."""
 
-_CLOCK_SECONDS = 1e-6
+_FORGETS = 8
+"""The number of callers seen before loses one part of so many with each RPC that returns."""
+
+_IDLE_LANES = 64
+"""Lanes that are remembered although nothing is in them."""
+
+CLOCK_SECONDS = 1e-6
 """How much too early a timer may be."""
 
 IMAGE_BYTES = 64 * 2**10
@@ -65,6 +74,10 @@ class Group(Generic[W]):
     """When the first of them came."""
     gathering: bool = True
     """Whether more may join."""
+    alone: bool = False
+    """Whether it is one image that did not wait for others."""
+    sent: int = 0
+    """Rows that it went with."""
 
     @property
     def first(self) -> Row[W] | None:
@@ -80,7 +93,28 @@ class Group(Generic[W]):
 @dataclass(eq=False, slots=True)
 class _Lane(Generic[W]):
     under_way: int = 0
+    """RPCs."""
+    rows_under_way: int = 0
     group: Group[W] | None = None
+    """What gathers."""
+    callers: int = 0
+    """The most that were here at a time lately. 0: not known."""
+
+    def sends(self, group: Group[W]) -> None:
+        group.gathering = False
+        group.sent = len(group.rows)
+        self.under_way += 1
+        self.rows_under_way += group.sent
+
+    def takes_back(self, group: Group[W]) -> None:
+        here = self.rows_under_way + (len(self.group.rows) if self.group else 0)
+        self.callers = max(here, self.callers + -self.callers // _FORGETS)
+        self.under_way -= 1
+        self.rows_under_way -= group.sent
+
+    def has_enough(self, group: Group[W]) -> bool:
+        """Whether a group may go before its window ends."""
+        return not self.under_way or (self.under_way == 1 and 2 * len(group.rows) >= self.callers > 0)
 
 
 class Lanes(Generic[W]):
@@ -96,7 +130,7 @@ class Lanes(Generic[W]):
 
     def __len__(self) -> int:
         """Lanes in use."""
-        return len(self._lanes)
+        return sum(lane.under_way > 0 for lane in self._lanes.values())
 
     def takes(self, image: Loaded) -> bool:
         """Whether an image is small enough to be worth gathering."""
@@ -108,47 +142,50 @@ class Lanes(Generic[W]):
         None: it goes at once and alone. Either way, whatever goes must be told to `returned` when it is back.
         """
         key = (options, kind_of(row.image))
-        lane = self._lanes.get(key)
-        if lane is None:
-            self._lanes[key] = lane = _Lane()
+        lane = self._lanes.get(key) or self._open(key)
         if not lane.under_way:
-            lane.under_way = 1
-            row.group = Group(key, options, [row], gathering=False)
+            row.group = Group(key, options, [row], alone=True)
+            lane.sends(row.group)
             return None
         group = lane.group
         if group is None:
             lane.group = group = Group(key, options, since=now)
         group.rows.append(row)
         row.group = group
-        if len(group.rows) >= self.max_rows:
+        if len(group.rows) >= self.max_rows or lane.has_enough(group):
             self.release(group)
         return group
 
-    def returned(self, key: Hashable, now: float) -> Group[W] | None:
+    def _open(self, key: Hashable) -> _Lane[W]:
+        if len(self._lanes) >= _IDLE_LANES:
+            self._lanes = {key: lane for key, lane in self._lanes.items() if lane.under_way}
+        lane = self._lanes[key] = _Lane()
+        return lane
+
+    def returned(self, group: Group[W], now: float) -> Group[W] | None:
         """What was sent has come back. Returns the group that goes now."""
-        lane = self._lanes[key]
-        lane.under_way -= 1
-        group = lane.group
-        if group is None:
-            if not lane.under_way:
-                del self._lanes[key]
+        lane = self._lanes[group.lane]
+        lane.takes_back(group)
+        gathering = lane.group
+        if gathering is None:
             return None
-        return group if not lane.under_way and self.release(group) else self.due(group, now)
+        if lane.has_enough(gathering) and self.release(gathering):
+            return gathering
+        return self.due(gathering, now)
 
     def due(self, group: Group[W], now: float) -> Group[W] | None:
         """Let a group go if it has waited long enough; returns it if so."""
         busy = self._lanes[group.lane].under_way >= self._connections if group.gathering else False
-        waited = now - group.since + _CLOCK_SECONDS
+        waited = now - group.since + CLOCK_SECONDS
         return group if waited >= (BUSY_SECONDS if busy else WINDOW_SECONDS) and self.release(group) else None
 
     def release(self, group: Group[W]) -> bool:
         """Let a group go. False if it went before."""
         if not group.gathering:
             return False
-        group.gathering = False
         lane = self._lanes[group.lane]
         lane.group = None
-        lane.under_way += 1
+        lane.sends(group)
         return True
 
     def leave(self, row: Row[W]) -> None:
@@ -163,8 +200,8 @@ class Lanes(Generic[W]):
 
     def again(self, group: Group[W], rows: list[Row[W]]) -> Group[W]:
         """Some rows of a group go again, in an RPC of their own."""
-        self._lanes[group.lane].under_way += 1
-        made = Group(group.lane, group.options, rows, gathering=False)
+        made = Group(group.lane, group.options, rows)
+        self._lanes[group.lane].sends(made)
         for row in rows:
             row.group = made
         return made

@@ -50,6 +50,8 @@ def load(image: ImageLike, index: int) -> Loaded:
         InvalidRequestError: this is no image; the field is `images[index]`.
         OSError: the file cannot be read.
     """
+    if type(image) is np.ndarray:
+        return _pixels(image, index)
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
     if isinstance(image, bytes | bytearray | memoryview):
@@ -72,6 +74,8 @@ def load(image: ImageLike, index: int) -> Loaded:
 
 def takes_time(image: object) -> bool:
     """Whether reading an image may block or compute for long, so that an event loop should not wait for it."""
+    if type(image) is np.ndarray:
+        return False
     if isinstance(image, str | os.PathLike) or hasattr(image, "read"):
         return True
     pillow = sys.modules.get("PIL.Image")
@@ -93,7 +97,7 @@ def _pixels(array: npt.NDArray[Any], index: int) -> Pixels:
             f"is an array of shape {list(array.shape)}; one image is [height, width] or [height, width, channels]"
             f"{hint}",
         )
-    return np.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 _PNG_MODES = {mode: mode for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")} | {

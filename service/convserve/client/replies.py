@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from convserve.client.results import BatchInfo, Classification, ModelInfo, Prediction, VersionInfo
 from convserve.errors import InternalError
 from convserve.v1 import classification_pb2 as pb
@@ -20,25 +18,29 @@ def classifications(reply: pb.ClassifyResponse, rows: int) -> list[Classificatio
     Raises:
         InternalError: the reply does not fit the request.
     """
-    counts = [len(result.predictions) for result in reply.results]
-    if len(counts) != rows or 0 in counts:
-        raise InternalError(f"the server answered {rows} images with {len(counts)} results of {counts} predictions")
-    batches: Sequence[BatchInfo | None] = [
-        batch for message in reply.batches for batch in [_batch(message)] * message.request_rows
-    ]
-    if not batches:
-        batches = [None] * rows
-    return [
+    model, version, request_id = reply.model, reply.model_version, reply.request_id
+    batches: list[BatchInfo | None] = []
+    for message in reply.batches:
+        batches += [_batch(message)] * message.request_rows
+    batches = batches or [None] * rows
+    found = [
         Classification(
-            top=tuple([Prediction(found.label, found.index, found.probability) for found in result.predictions]),
-            model=reply.model,
-            model_version=reply.model_version,
-            decoding=tuple(result.decoding),
-            batch=batch,
-            request_id=reply.request_id,
+            tuple([Prediction(one.label, one.index, one.probability) for one in result.predictions]),
+            model,
+            version,
+            tuple(result.decoding) if result.decoding else (),
+            batch,
+            request_id,
         )
-        for result, batch in zip(reply.results, batches, strict=True)
+        for result, batch in zip(reply.results, batches, strict=False)
     ]
+    if len(reply.results) != rows or len(batches) != rows or not all(one.top for one in found):
+        counts = [len(result.predictions) for result in reply.results]
+        raise InternalError(
+            f"the server answered {rows} images with {len(counts)} results of {counts} predictions,"
+            f" in batches of {sum(message.request_rows for message in reply.batches)} rows"
+        )
+    return found
 
 
 def _batch(message: pb.BatchInfo) -> BatchInfo:

@@ -247,6 +247,7 @@ def test_an_rpc_that_nobody_waits_for_is_given_up(fake: FakeServer) -> None:
             await asyncio.wait(tasks)
             assert await asyncio.to_thread(gone.wait, 30)
             await held
+        async with AsyncClient(fake.target) as client:
             gate, held, tasks = await crowd(client, fake, b"\x01")
             gate.open()
             held.add_done_callback(lambda _: tasks[0].cancel())  # its task exists, and has not begun

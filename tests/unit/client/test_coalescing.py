@@ -35,7 +35,7 @@ def test_a_lone_image_goes_at_once() -> None:
         one = row()
         assert some.enter(one, DIGITS, 0.0) is None
         assert one.group is not None
-        assert some.returned(one.group.lane, 0.0) is None
+        assert some.returned(one.group, 0.0) is None
     assert len(some) == 0
 
 
@@ -54,11 +54,11 @@ def test_images_gather_while_one_is_under_way_and_go_when_it_returns() -> None:
     rows = [row() for _ in range(3)]
     groups = {id(some.enter(one, DIGITS, 0.0001 * index)) for index, one in enumerate(rows)}
     assert len(groups) == 1
-    group = some.returned(first.lane, 0.0005)
+    group = some.returned(first, 0.0005)
     assert group is not None
     assert group.rows == rows
     assert not group.gathering
-    assert some.returned(group.lane, 0.001) is None
+    assert some.returned(group, 0.001) is None
     assert len(some) == 0
 
 
@@ -95,7 +95,7 @@ def test_when_every_connection_is_busy_images_wait_for_one() -> None:
     assert third is not None
     assert some.due(third, 1.0 + WINDOW_SECONDS) is None
     assert some.due(third, 1.0 + BUSY_SECONDS * 0.99) is None
-    assert some.returned(first.lane, 1.0 + WINDOW_SECONDS) is third
+    assert some.returned(first, 1.0 + WINDOW_SECONDS) is third
     fourth = enter(some, 2.0)
     assert fourth is not None
     assert some.due(fourth, 2.0 + BUSY_SECONDS) is fourth
@@ -110,8 +110,8 @@ def test_a_return_does_not_cut_the_window_short_while_others_are_under_way() -> 
     assert some.due(second, WINDOW_SECONDS) is second
     third = enter(some, 1.0)
     assert third is not None
-    assert some.returned(first.lane, 1.0 + WINDOW_SECONDS / 2) is None
-    assert some.returned(second.lane, 1.0 + WINDOW_SECONDS * 0.6) is third
+    assert some.returned(first, 1.0 + WINDOW_SECONDS / 2) is None
+    assert some.returned(second, 1.0 + WINDOW_SECONDS * 0.6) is third
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_who_has_left_does_not_travel() -> None:
     assert rows[1].group.rows == [rows[1]]
     some.leave(rows[1])
     some.leave(rows[1])
-    assert some.returned(first.lane, 0.0) is None
+    assert some.returned(first, 0.0) is None
     assert len(some) == 0
 
 
@@ -170,9 +170,62 @@ def test_rows_that_go_again_count_as_under_way() -> None:
     some = lanes()
     first = busy(some)
     again = some.again(first, first.rows)
-    assert some.returned(first.lane, 0.0) is None
-    assert enter(some) is not None
-    assert some.returned(again.lane, 0.0) is not None
+    assert some.returned(first, 0.0) is None
+    assert len(some) == 1
+    assert enter(some) is not None  # not alone
+    some.returned(again, 0.0)
+
+
+def test_half_of_those_who_call_do_not_wait_for_the_other_half() -> None:
+    """Eight callers came back together: four go, and while those are under way the other four gather."""
+    some = lanes()
+    first = busy(some)
+    for _ in range(7):
+        enter(some)
+    everybody = some.returned(first, 0.0)
+    assert everybody is not None
+    assert len(everybody.rows) == 7
+    assert some.returned(everybody, 0.0) is None
+    alone = busy(some)
+    early = [enter(some) for _ in range(4)]
+    assert early[-1] is not None
+    assert not early[-1].gathering
+    late = [enter(some) for _ in range(3)]
+    assert late[-1] is not None
+    assert late[-1].gathering
+    assert some.returned(alone, 0.0) is None
+    again = [enter(some)]
+    assert again == [late[-1]]
+    assert not late[-1].gathering
+
+
+def test_callers_of_the_past_are_forgotten() -> None:
+    """A burst does not make a few callers wait for others who do not come."""
+    some = lanes()
+    first = busy(some)
+    for _ in range(63):
+        enter(some)
+    burst = some.returned(first, 0.0)
+    assert burst is not None
+    some.returned(burst, 0.0)
+    for _ in range(40):
+        some.returned(busy(some), 0.0)
+    busy(some)
+    second = enter(some)
+    assert second is not None
+    assert not second.gathering
+
+
+def test_lanes_are_forgotten() -> None:
+    """Callers may ask for any number of models."""
+    some = lanes()
+    for at in range(1000):
+        one = row()
+        some.enter(one, Options(f"model {at}", None, 1, explain=False), 0.0)
+        assert one.group is not None
+        some.returned(one.group, 0.0)
+    assert len(some) == 0
+    assert len(some._lanes) < 100
 
 
 def test_the_one_who_waits_longest_is_found() -> None:

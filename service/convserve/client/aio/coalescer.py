@@ -7,7 +7,6 @@ cancelled or late takes nothing from the others; when all of them have gone, the
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -37,7 +36,9 @@ class Coalescer:
         self._send = send
         self._budget = budget
         self._lanes: Lanes[Waiter] = Lanes(max_message_bytes, connections)
-        self._tasks: dict[Group[Waiter], asyncio.Task[list[list[Row]]]] = {}
+        self._tasks: dict[Group[Waiter], asyncio.Task[None]] = {}
+        self._waiting: set[Group[Waiter]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
 
     def takes(self, image: Loaded) -> bool:
         """Whether an image is small enough to be worth gathering."""
@@ -58,17 +59,18 @@ class Coalescer:
         group = self._lanes.enter(row, options, loop.time())
         if group is None:
             return await self._alone(row, options)
+        if group.rows[0] is row:
+            self._waiting.add(group)
+            if group.gathering:
+                loop.call_at(group.since + coalescing.WINDOW_SECONDS, self._window_ends, group)
         if not group.gathering:
             self._go(group)
-        elif group.rows[0] is row:
-            loop.call_at(group.since + coalescing.WINDOW_SECONDS, self._window_ends, group)
+        self._watch(deadline)
         try:
-            async with asyncio.timeout_at(deadline if deadline < math.inf else None):
-                return await row.waiter
-        except TimeoutError:
-            raise DeadlineError("the deadline passed before the answer was there") from None
+            return await row.waiter
         finally:
-            self._leave(row)
+            if row.waiter.cancelled():
+                self._leave(row)
 
     async def _alone(self, row: Row, options: Options) -> Classification:
         try:
@@ -77,6 +79,24 @@ class Coalescer:
             if row.group is not None:
                 self._returned(row.group)
         return results[0]
+
+    def _watch(self, deadline: float) -> None:
+        """See to it that somebody looks at the clock at a deadline: one timer for all callers."""
+        if deadline == math.inf or (self._alarm is not None and self._alarm.when() <= deadline):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(deadline, self._tell_the_late)
+
+    def _tell_the_late(self) -> None:
+        self._alarm = None
+        now = asyncio.get_running_loop().time() + coalescing.CLOCK_SECONDS
+        waiting = [row for group in self._waiting for row in group.rows if not row.waiter.done()]
+        for row in waiting:
+            if row.deadline <= now:
+                row.waiter.set_exception(DeadlineError("the deadline passed before the answer was there"))
+                self._leave(row)
+        self._watch(min((row.deadline for row in waiting if row.deadline > now), default=math.inf))
 
     def _window_ends(self, group: Group[Waiter]) -> None:
         loop = asyncio.get_running_loop()
@@ -88,20 +108,20 @@ class Coalescer:
         """Send a group if there is one."""
         if group is not None:
             task = self._tasks[group] = asyncio.create_task(self._drive(group))
-            task.add_done_callback(functools.partial(self._done, group))  # runs also if the task never begins
+            task.add_done_callback(lambda _: self._ended(group))  # also if it was cancelled, or never began
 
-    async def _drive(self, group: Group[Waiter]) -> list[list[Row]]:
-        """Make the group's RPC and hand out what came of it. Returns the rows that must go again."""
-        rows = list(group.rows)
+    async def _drive(self, group: Group[Waiter]) -> None:
+        """Make the group's RPC and hand out what came of it."""
+        rows, parts = list(group.rows), list[list[Row]]()
         try:
-            return await self._exchange(group, rows) if rows else []
+            parts = await self._exchange(group, rows) if rows else []
         except Exception as error:  # noqa: BLE001  # a defect, or the application's token function; everybody is told
             _settle((row, error) for row in rows)
-            return []
+        self._ended(group, parts)  # now, and not when the task is done: callers may come back before that
 
-    def _done(self, group: Group[Waiter], task: asyncio.Task[list[list[Row]]]) -> None:
-        del self._tasks[group]
-        self._returned(group, [] if task.cancelled() else task.result())
+    def _ended(self, group: Group[Waiter], parts: Iterable[list[Row]] = ()) -> None:
+        if self._tasks.pop(group, None) is not None:
+            self._returned(group, parts)
 
     async def _exchange(self, group: Group[Waiter], rows: list[Row]) -> list[list[Row]]:
         steps = exchange(rows, self._lanes, self._budget, asyncio.get_running_loop().time, _settle)
@@ -125,15 +145,22 @@ class Coalescer:
         for rows in parts:
             waiting = [row for row in rows if row in group.rows and not row.waiter.done()]
             if waiting:
-                self._go(self._lanes.again(group, waiting))
-        self._go(self._lanes.returned(group.lane, asyncio.get_running_loop().time()))
+                made = self._lanes.again(group, waiting)
+                self._waiting.add(made)
+                self._go(made)
+        self._waiting.discard(group)
+        self._go(self._lanes.returned(group, asyncio.get_running_loop().time()))
 
     def _leave(self, row: Row) -> None:
-        """A caller has its answer or has given up. What nobody waits for any more is cancelled."""
+        """A caller has given up. What nobody waits for any more is cancelled."""
         self._lanes.leave(row)
         group = row.group
-        if group is not None and not group.rows and group in self._tasks:
+        if group is None or not all(other.waiter.done() for other in group.rows):
+            return
+        if group in self._tasks:
             self._tasks[group].cancel()
+        elif not group.rows:
+            self._waiting.discard(group)
 
 
 def _settle(outcomes: Iterable[tuple[Row, Outcome]]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from convserve.client import coalescing
@@ -30,24 +30,22 @@ Send: TypeAlias = Callable[[Sequence[Loaded], Options, float, Trace], list[Class
 class _Waiter:
     """Where one caller waits. Written under the coalescer's lock."""
 
-    __slots__ = ("awake", "duty", "gate", "outcome")
+    __slots__ = ("awake", "baton", "duty", "gate", "gone", "outcome")
 
     def __init__(self) -> None:
         self.gate = threading.Lock()
         self.gate.acquire()
         self.awake = False
+        self.gone = False
         self.outcome: Outcome | None = None
         self.duty: Group[_Waiter] | None = None
+        self.baton: Iterator[_Waiter] | None = None
+        """Those whom this caller wakes."""
 
     def wake(self) -> None:
         if not self.awake:
             self.awake = True
             self.gate.release()
-
-    def finish(self, outcome: Outcome) -> None:
-        if self.outcome is None:
-            self.outcome = outcome
-            self.wake()
 
 
 Row: TypeAlias = coalescing.Row[_Waiter]
@@ -74,27 +72,18 @@ class Coalescer:
             ConvserveError: this image's error, or that of an RPC which would have failed without the others too.
         """
         row = coalescing.Row(image, deadline, trace, _Waiter())
-        with self._lock:
-            group = self._lanes.enter(row, options, time.monotonic())
-            if group is not None and not group.gathering:
-                self._appoint(group)
-        if group is None:
-            return self._alone(row, options)
         try:
+            with self._lock:
+                group = self._lanes.enter(row, options, time.monotonic())
+                if group is not None and not group.gathering:
+                    self._appoint(group)
+            if group is None:
+                (result,) = self._send([image], options, deadline, trace)
+                return result
             return self._wait(row, group)
-        except BaseException:
+        finally:
             with self._lock:
                 self._leave(row)
-            raise
-
-    def _alone(self, row: Row, options: Options) -> Classification:
-        try:
-            (result,) = self._send([row.image], options, row.deadline, row.trace)
-        finally:
-            if row.group is not None:
-                with self._lock:
-                    self._returned(row.group)
-        return result
 
     def _wait(self, row: Row, group: Group[_Waiter]) -> Classification:
         """Wait for the answer, and do what this caller is appointed to. The first of a group watches its window."""
@@ -105,11 +94,11 @@ class Coalescer:
             signalled = waiter.gate.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
             if waiter.outcome is None:
                 with self._lock:
-                    if signalled:
-                        waiter.awake = False
                     now = time.monotonic()
                     alarm = self._watch(group, now) if group.first is row else math.inf
                     duty = waiter.duty
+                    if signalled and duty is None:
+                        waiter.awake = False
                     late = duty is None and waiter.outcome is None and now >= row.deadline
                 if late:
                     raise DeadlineError("the deadline passed before the answer was there")
@@ -139,6 +128,7 @@ class Coalescer:
             parts = []
         with self._lock:
             driver.waiter.duty = None
+            driver.waiter.awake = False
             for part in parts:
                 again = [row for row in _waiting(part) if row in group.rows]
                 if again:
@@ -163,13 +153,20 @@ class Coalescer:
             return error
 
     def _settle(self, outcomes: Iterable[tuple[Row, Outcome]]) -> None:
+        """Hand out outcomes. One caller is woken, who wakes the next: all at once would fight for the GIL."""
         with self._lock:
+            waiting: list[_Waiter] = []
             for row, outcome in outcomes:
-                row.waiter.finish(outcome)
+                waiter = row.waiter
+                if waiter.outcome is None:
+                    waiter.outcome = outcome
+                    if not waiter.awake:
+                        waiting.append(waiter)
+            _wake_one(iter(waiting))
 
     def _returned(self, group: Group[_Waiter]) -> None:
         """What was sent has come back; those who gathered meanwhile may go now."""
-        self._go(self._lanes.returned(group.lane, time.monotonic()))
+        self._go(self._lanes.returned(group, time.monotonic()))
 
     def _appoint(self, group: Group[_Waiter]) -> None:
         """Have a caller drive a group that goes now."""
@@ -184,12 +181,19 @@ class Coalescer:
 
     def _leave(self, row: Row) -> None:
         """A caller has its answer or has given up. If it was to do something for others, somebody else does it."""
-        group = row.group
+        waiter, group = row.waiter, row.group
+        waiter.gone = True
+        if waiter.baton is not None:
+            _wake_one(waiter.baton)
         if group is None:
             return
+        if group.alone:
+            self._returned(group)
+            return
         watched = group.first is row
-        self._lanes.leave(row)
-        duty, row.waiter.duty = row.waiter.duty, None
+        if waiter.outcome is None:
+            self._lanes.leave(row)
+        duty, waiter.duty = waiter.duty, None
         if duty is not None:
             duty.rows = _waiting(duty.rows)
             if duty.rows:
@@ -198,6 +202,15 @@ class Coalescer:
                 self._returned(duty)
         elif watched and group.gathering:
             group.rows[0].waiter.wake()
+
+
+def _wake_one(waiting: Iterator[_Waiter]) -> None:
+    """Wake the next of some callers; it wakes the one after it."""
+    for waiter in waiting:
+        if not (waiter.gone or waiter.awake):
+            waiter.baton = waiting
+            waiter.wake()
+            return
 
 
 def _waiting(rows: Iterable[Row]) -> list[Row]:

@@ -1,0 +1,85 @@
+"""A model as cheap as `mnist-simple`, without training: the same layers, 225,034 weights by chance.
+
+It costs about 50 µs an image on one core, so that the calls weigh more than the model. What it answers means nothing,
+and is the same each time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks import common
+from convserve import manifest as manifests
+
+SHAPE = (28, 28, 1)
+NAME = "light"
+
+
+def write_version(repository: Path) -> Path:
+    """Publish it as version 1 of the model `light`. Returns the version's directory."""
+    directory = repository / NAME / "1"
+    directory.mkdir(parents=True)
+    model = _model()
+    (directory / manifests.ONNX_FILE).write_bytes(model)
+    images = np.random.default_rng(1).integers(0, 256, (16, *SHAPE), dtype=np.uint8)
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    logits, probabilities = session.run(["logits", "probabilities"], {"image": images})
+    np.savez(directory / manifests.GOLDEN_FILE, image=images, logits=logits, probabilities=probabilities)
+    bundled, _ = manifests.read(common.ROOT / "models/mnist/1")  # of the same input and labels
+    manifest = msgspec.structs.replace(
+        bundled,
+        model=NAME,
+        version=1,
+        golden=manifests.Golden(count=len(images), tolerances={"cpu": 1e-4}),
+        files=manifests.digest_files(directory),
+    )
+    manifests.write(directory, manifest)
+    return directory
+
+
+def _model() -> bytes:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "one_channel"], ["pixels"]),
+        helper.make_node("Conv", ["pixels", "w1", "b1"], ["c1"], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("MaxPool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["p1", "w2", "b2"], ["c2"], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("MaxPool", ["r2"], ["p2"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p2"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w3", "b3"], ["d3"]),
+        helper.make_node("Relu", ["d3"], ["r3"]),
+        helper.make_node("Gemm", ["r3", "w4", "b4"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    rng = np.random.default_rng(0)
+
+    def weights(name: str, *shape: int) -> onnx.TensorProto:
+        values: npt.NDArray[np.float32] = rng.normal(0, 0.05, shape).astype(np.float32)
+        return numpy_helper.from_array(values, name)
+
+    constants = [
+        numpy_helper.from_array(np.float32(1 / 255), "scale"),
+        numpy_helper.from_array(np.array([-1, 1, *SHAPE[:2]], np.int64), "one_channel"),
+        *[weights("w1", 32, 1, 3, 3), weights("b1", 32), weights("w2", 64, 32, 3, 3), weights("b2", 64)],
+        *[weights("w3", 1600, 128), weights("b3", 128), weights("w4", 128, 10), weights("b4", 10)],
+    ]
+    graph = helper.make_graph(
+        nodes,
+        NAME,
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *SHAPE])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 10]) for name in ("logits", "probabilities")],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
