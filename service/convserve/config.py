@@ -169,6 +169,8 @@ class Settings(_Section, frozen=True, kw_only=True):
 
     model_repository: Path = Path("models")
     """Directory with one folder per model, each with one folder per version."""
+    require_signature: str = ""
+    """PEM file with Ed25519 public keys; only versions that one of them has signed are served. Empty: any are."""
     host: str = "127.0.0.1"
     """Address to listen on, for gRPC and HTTP. 0.0.0.0 or [::] lets other machines in."""
     port: Port = 8001

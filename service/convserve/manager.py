@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 
 import structlog
 
@@ -29,6 +32,7 @@ from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.repository import FoundVersion
 from convserve.routing import Routes, check_alias
 from convserve.runtimes import Runtime, open_runtime
+from convserve.signing import Verifier
 from convserve.statistics import Statistics
 
 log = structlog.get_logger(__name__)
@@ -50,6 +54,11 @@ class Manager:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a version became available or was unloaded."""
         self._watcher = threading.Thread(target=self._watch, name="versions", daemon=True)
+
+    @cached_property
+    def _verifier(self) -> Verifier | None:
+        """Checks signatures; None: they are not required."""
+        return Verifier(Path(self._settings.require_signature)) if self._settings.require_signature else None
 
     def start_watching(self) -> None:
         """Look at the repository every `repository_poll_interval` seconds from now on."""
@@ -176,7 +185,8 @@ class Manager:
     def _settle(self, model: str, found: dict[int, FoundVersion]) -> list[VersionStatus]:
         """Load and unload versions of one model until nothing is left to do. Returns the failures."""
         failures = []
-        fingerprints = {version: _fingerprint(entry) for version, entry in found.items()}
+        decisive = [manifests.MANIFEST_FILE, *([manifests.SIGNATURE_FILE] if self._verifier else [])]
+        fingerprints = {version: _fingerprint(entry, decisive) for version, entry in found.items()}
         policy = replace(
             VersionPolicy.parse(self._settings.for_model(model).version_policy),
             pinned=frozenset({*self._pinned[model], *self._registry.routes(model).aliases.values()}),
@@ -227,14 +237,21 @@ class Manager:
     def _prove(
         self, found: FoundVersion, status: VersionStatus, note: Callable[[VersionStatus], VersionStatus]
     ) -> tuple[LoadedVersion, VersionStatus]:
-        """Check the files, build the runtime, replay the golden vectors."""
-        manifest, digest = manifests.read(found.directory)
+        """Check signature and files, build the runtime, replay the golden vectors."""
+        root = self._settings.model_repository
+        repository.check_inside(root, found.directory, [manifests.MANIFEST_FILE, manifests.SIGNATURE_FILE])
+        content = manifests.read_bytes(found.directory)
+        if self._verifier is not None:
+            key = self._verifier.check(found.directory, content)
+            log.info("signature verified", model=found.model, version=found.version, key=key)
+        manifest, digest = manifests.parse(found.directory, content), hashlib.sha256(content).hexdigest()
         status = note(replace(status, manifest=manifest, digest=digest))
         if (manifest.model, manifest.version) != (found.model, found.version):
             raise ArtifactError(
                 f"{found.directory / manifests.MANIFEST_FILE}: is of {manifest.model} version {manifest.version}, and"
                 f" lies where {found.model} version {found.version} should be"
             )
+        repository.check_inside(root, found.directory, manifest.files)
         manifests.verify_files(found.directory, manifest)
         settings = self._settings.for_model(found.model)
         runtime = open_runtime(
@@ -323,10 +340,14 @@ def _warm_sizes(settings: ModelSettings) -> list[int]:
     return sorted({*sizes, settings.max_batch_size})
 
 
-def _fingerprint(found: FoundVersion) -> str:
-    """Stands for the content of a version: changes when the manifest is replaced."""
-    try:
-        info = (found.directory / manifests.MANIFEST_FILE).stat()
-    except OSError:
-        return ""
-    return f"{info.st_ino}-{info.st_size}-{info.st_mtime_ns}"
+def _fingerprint(found: FoundVersion, names: Sequence[str]) -> str:
+    """Stands for the content of a version: changes when one of these files comes, goes or is replaced."""
+    parts = []
+    for name in names:
+        try:
+            info = (found.directory / name).stat()
+        except OSError:
+            parts.append("")
+        else:
+            parts.append(f"{info.st_ino}-{info.st_size}-{info.st_mtime_ns}")
+    return " ".join(parts).strip()

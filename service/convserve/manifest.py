@@ -16,6 +16,7 @@ from convserve.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.json.sig"
 ONNX_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 INPUT_NAME = "image"
@@ -192,8 +193,11 @@ class Manifest(_Struct, frozen=True, kw_only=True):
             if name not in self.files:
                 raise ValueError(f"files does not list {name}")
         for name in self.files:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"files lists {name!r}, which is outside the version directory")
+            if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"files lists {name!r}, which is outside the version directory or no name at all")
+        for variant, name in self.variants.items():
+            if name not in self.files:
+                raise ValueError(f"variants[{variant!r}] is {name!r}, which files does not list")
 
 
 def read(directory: Path) -> tuple[Manifest, str]:
@@ -202,16 +206,33 @@ def read(directory: Path) -> tuple[Manifest, str]:
     Raises:
         ArtifactError: there is none, or it is not a valid manifest.
     """
+    content = read_bytes(directory)
+    return parse(directory, content), hashlib.sha256(content).hexdigest()
+
+
+def read_bytes(directory: Path) -> bytes:
+    """Read a version's manifest as it lies there.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
     path = directory / MANIFEST_FILE
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def parse(directory: Path, content: bytes) -> Manifest:
+    """Understand the manifest that was read from a directory.
+
+    Raises:
+        ArtifactError: it is not a valid one.
+    """
     try:
-        manifest = msgspec.json.decode(content, type=Manifest)
+        return msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a valid manifest: {error}") from error
-    return manifest, hashlib.sha256(content).hexdigest()
+        raise ArtifactError(f"{directory / MANIFEST_FILE}: not a valid manifest: {error}") from error
 
 
 def write(directory: Path, manifest: Manifest) -> None:
@@ -227,8 +248,9 @@ def sha256_file(path: Path) -> str:
 
 
 def digest_files(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file below `directory` but the manifest, by relative POSIX path, sorted."""
-    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
+    """SHA-256 of every file below `directory` but manifest and signature, by relative POSIX path, sorted."""
+    others = (MANIFEST_FILE, SIGNATURE_FILE)
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in others)
     return {path.relative_to(directory).as_posix(): sha256_file(path) for path in paths}
 
 
@@ -240,6 +262,8 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
     """
     for name, expected in manifest.files.items():
         path = directory / name
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ArtifactError(f"{path}: is no file; the manifest lists it as one")
         try:
             actual = sha256_file(path)
         except OSError as error:

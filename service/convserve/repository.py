@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convserve.errors import ConfigError
+from convserve.errors import ArtifactError, ConfigError
 from convserve.manifest import MANIFEST_FILE
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -42,6 +43,28 @@ def scan(root: Path) -> dict[str, dict[int, FoundVersion]]:
             " model, each with one folder per version"
         ) from error
     return {entry.name: _versions(entry) for entry in entries if _MODEL_NAME.fullmatch(entry.name) and entry.is_dir()}
+
+
+def check_inside(root: Path, directory: Path, names: Iterable[str]) -> None:
+    """Refuse a version whose files lie elsewhere: symbolic links may lead about the repository, never out of it.
+
+    Args:
+        root: the repository.
+        directory: the version's.
+        names: files of the version, relative to it.
+
+    Raises:
+        ArtifactError: one leads out; names it.
+    """
+    home = root.resolve()
+    for name in names:
+        path = directory / name
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError) as error:  # a circle of links
+            raise ArtifactError(f"{path}: leads nowhere ({error})") from error
+        if not real.is_relative_to(home):
+            raise ArtifactError(f"{path}: is a link that leads out of the repository {root}")
 
 
 def _versions(directory: Path) -> dict[int, FoundVersion]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 DAY = datetime.timedelta(days=1)
@@ -63,7 +63,7 @@ class Authority:
         return Pair(_pem(certificate), pem_key(key))
 
 
-def pem_key(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> bytes:
+def pem_key(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey, password: bytes | None = None) -> bytes:
     """A private key in PEM form."""
     return key.private_bytes(
         serialization.Encoding.PEM,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convserve.manifest import sha256_file
+from convserve.signing import Signer
 from convtrain import export, publish, train
 from convtrain.errors import RunError
 from convtrain.evaluate import Evaluation, evaluate
@@ -55,8 +56,8 @@ class Pipeline:
         self.run.write(self.run.export_path, result)
         return result
 
-    def publish(self, repository: Path) -> Path:
-        """Publish the export as the next version. Returns its directory.
+    def publish(self, repository: Path, signer: Signer | None = None) -> Path:
+        """Publish the export as the next version, signed if there is a signer. Returns its directory.
 
         Raises:
             RunError: an earlier step is missing, or was done with other weights.
@@ -78,7 +79,7 @@ class Pipeline:
             export_directory=self.run.export_directory,
             export=exported,
         )
-        return publish.publish(finished, repository)
+        return publish.publish(finished, repository, signer)
 
     @cached_property
     def _model(self) -> Any:

@@ -26,6 +26,7 @@ from convserve import manifest
 from convserve.arrays import Images
 from convserve.errors import ArtifactError
 from convserve.manifest import GOLDEN_FILE, ONNX_FILE, InputSpec
+from convserve.signing import Signer
 from convtrain import backend, files, statistics, triton, warmup
 from convtrain.datasets.split import stratified
 from convtrain.errors import PublishError
@@ -76,8 +77,8 @@ def check_place(record: RunRecord, repository: Path) -> Path:
     return model_directory
 
 
-def publish(finished: Finished, repository: Path) -> Path:
-    """Publish a run as the next version of its model. Returns the new version directory.
+def publish(finished: Finished, repository: Path, signer: Signer | None = None) -> Path:
+    """Publish a run as the next version of its model, signed if there is a signer. Returns the new version directory.
 
     Raises:
         PublishError: as `check_place`, or files are not those that were proved.
@@ -90,7 +91,7 @@ def publish(finished: Finished, repository: Path) -> Path:
             staging.chmod(0o755)  # mkdtemp gives 0700, which another user's server could not read
             content = _stage(finished, staging)
             _write_model_files(model_directory, finished.record)
-            return _claim_version(staging, model_directory, content)
+            return _claim_version(staging, model_directory, content, signer)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -197,11 +198,13 @@ def _write_model_files(model_directory: Path, record: RunRecord) -> None:
             files.write_bytes(model_directory / name, text.encode())
 
 
-def _claim_version(staging: Path, model_directory: Path, content: manifest.Manifest) -> Path:
+def _claim_version(staging: Path, model_directory: Path, content: manifest.Manifest, signer: Signer | None) -> Path:
     """Give the staged files the next free number."""
     while True:
         version = max(versions(model_directory), default=0) + 1
         manifest.write(staging, msgspec.structs.replace(content, version=version))
+        if signer is not None:
+            signer.sign(staging)
         files.sync_tree(staging)
         target = model_directory / str(version)
         try:

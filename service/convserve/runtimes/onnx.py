@@ -52,8 +52,9 @@ class OnnxRuntime:
             ArtifactError: the file is missing or altered, or its inputs and outputs are not what the manifest says.
             RuntimeNotInstalledError: this onnxruntime, or this machine, does not have the device.
         """
-        path = directory / _file_of(variant, manifest)
-        content = _read_proved(path, manifest.files[path.name])
+        name = _file_of(variant, manifest)
+        path = directory / name
+        content = _read_proved(path, manifest.files[name])
         options = ort.SessionOptions()
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1

@@ -14,7 +14,15 @@ from convserve.arrays import Images
 from convserve.batching import Outputs
 from convserve.devices import Device
 from convserve.errors import ArtifactError, RuntimeNotInstalledError
-from convserve.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME, Manifest, verify_files
+from convserve.manifest import (
+    INPUT_NAME,
+    LOGITS_NAME,
+    MANIFEST_FILE,
+    PROBABILITIES_NAME,
+    SIGNATURE_FILE,
+    Manifest,
+    verify_files,
+)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: it greets in the log otherwise
 
@@ -34,6 +42,7 @@ class TensorFlowRuntime:
         if device == "tensorrt":
             raise RuntimeNotInstalledError("device is 'tensorrt', which needs runtime = 'onnxruntime'")
         _settle_devices(device, intra_op_threads)
+        _refuse_unlisted(directory, manifest)
         self._device = "/GPU:0" if device == "cuda" else "/CPU:0"
         try:
             with tf.device(self._device):
@@ -57,6 +66,18 @@ class TensorFlowRuntime:
     def close(self) -> None:
         """Let the model go; TensorFlow keeps the memory for the process."""
         del self._signature, self._model
+
+
+def _refuse_unlisted(directory: Path, manifest: Manifest) -> None:
+    """TensorFlow reads what it finds, such as further shards of variables: nothing may be there that was not published.
+
+    Raises:
+        ArtifactError: a file is not in the manifest; names it.
+    """
+    known = {*manifest.files, MANIFEST_FILE, SIGNATURE_FILE}
+    for path in sorted(directory.rglob("*")):
+        if not path.is_dir() and path.relative_to(directory).as_posix() not in known:
+            raise ArtifactError(f"{path}: is not in the manifest; TensorFlow might read it")
 
 
 def _settle_devices(device: Device, intra_op_threads: int) -> None:

@@ -110,6 +110,12 @@ def _add_repository(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory of models; the version goes to <DIR>/<model>/<next number> (default: models)",
     )
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="sign the version with this Ed25519 private key, a PEM file, for servers with --require-signature",
+    )
 
 
 def _positive(text: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from convserve.manifest import InputSpec
+from convserve.signing import Signer
 from convtrain import backend
 from convtrain.errors import PresetError
 from convtrain.evaluate import Evaluation
@@ -62,20 +63,22 @@ def export(options: argparse.Namespace, _: Sequence[str]) -> None:
 
 def publish(options: argparse.Namespace, _: Sequence[str]) -> None:
     """Publish a run."""
+    signer = _signer(options)
     with _opened(options.run, options.data_dir) as pipeline:
-        version = pipeline.publish(options.model_repository)
+        version = pipeline.publish(options.model_repository, signer)
     _show(options, {"version": str(version)})
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Do every step."""
+    signer = _signer(options)
     with _started(options, arguments) as pipeline:
         pipeline.check_place(options.model_repository)
         history = pipeline.train()
         evaluation = pipeline.evaluate()
         console.print(f"accuracy {evaluation.accuracy:.4f} on {evaluation.images} test images; exporting")
         exported = pipeline.export()
-        version = pipeline.publish(options.model_repository)
+        version = pipeline.publish(options.model_repository, signer)
     _show(
         options,
         {"run": str(pipeline.run.directory)}
@@ -125,6 +128,11 @@ def _opened(directory: Path, data_dir: Path | None) -> Iterator[Pipeline]:
     backend.require()
     with run.claimed():
         yield Pipeline(run, run.load_data(data_dir))
+
+
+def _signer(options: argparse.Namespace) -> Signer | None:
+    """What signs the version; its key is read before hours of training."""
+    return Signer(options.sign) if options.sign is not None else None
 
 
 def _preset(options: argparse.Namespace) -> Preset:
