@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from convserve import errors
 from convserve.config import Settings
@@ -26,6 +26,7 @@ from convserve.errors import ConfigError, ConvserveError, InternalError
 from convserve.host import CpuPlan
 from convserve.server.aggregate import AggregateCollector, Family, keep_growing, merge
 from convserve.server.http import HttpServer
+from convserve.tallies import Counts
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +111,8 @@ class Supervisor:
         """Set when the supervisor has given up."""
         registry = CollectorRegistry()
         registry.register(AggregateCollector(self._snapshots))
-        self._restarts = Counter("convserve_worker_restarts", "Workers that died and were replaced.", registry=registry)
+        restarts = Counts("convserve_worker_restarts", "Workers that died and were replaced.", (), registry)
+        self._restarts = restarts.labels()
         Gauge("convserve_workers", "Workers that answer.", registry=registry).set_function(self._count_ready)
         self._registry = registry
         self._port_holder: socket.socket | None = None
