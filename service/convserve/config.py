@@ -9,10 +9,7 @@ Unknown keys are errors.
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
 import re
-import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
+from convserve import docstrings
 from convserve.devices import Device, RuntimeName
 from convserve.errors import ConfigError
 from convserve.lifecycle import VersionPolicy
@@ -259,7 +257,7 @@ class Option(msgspec.Struct, frozen=True):
 
 def options(section: type[msgspec.Struct] = Settings, prefix: tuple[str, ...] = ()) -> Iterator[Option]:
     """Every setting that has a flag, in the order of the classes above."""
-    helps = _field_docstrings(section)
+    helps = docstrings.of_fields(section)
     hints = get_type_hints(section)
     for field in msgspec.structs.fields(section):
         hint = hints[field.name]
@@ -372,20 +370,3 @@ def _decode_path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise NotImplementedError(f"cannot read {kind} from {value!r}")
-
-
-def _field_docstrings(section: type) -> dict[str, str]:
-    """The string below each field, by field name, on one line."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0]
-    if not isinstance(body, ast.ClassDef):
-        raise TypeError(f"{section} is not a class")
-    found = {}
-    for statement, after in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        ):
-            found[statement.target.id] = " ".join(str(after.value.value).split())
-    return found

@@ -145,6 +145,31 @@ class Training(_Struct, frozen=True, kw_only=True):
     """The command that trained it."""
 
 
+class VariantTrial(_Struct, frozen=True, kw_only=True):
+    """What came of trying another ONNX file of the version, measured where it was published."""
+
+    published: bool
+    """Whether it was worth it; only then is the file in the version."""
+    verdict: str
+    """Why, in a sentence."""
+    accuracy: Fraction
+    """Accuracy on the test split."""
+    validation_loss_points: float | None
+    """Points of accuracy (percent of the images) lost against float32 on the validation split; None without one."""
+    test_loss_points: float
+    """Points of accuracy lost on the test split."""
+    max_abs_diff_probabilities: Annotated[float, msgspec.Meta(ge=0)]
+    """Largest absolute difference of any probability from float32 over the test split."""
+    speedup: dict[str, Annotated[float, msgspec.Meta(gt=0)]]
+    """Time of float32 over time of the variant, by batch size, one thread on a CPU."""
+    load_speedup: Annotated[float, msgspec.Meta(gt=0)]
+    """Time to load float32 over time to load the variant."""
+    bytes: PositiveInt
+    """Size of the file."""
+    processor: str
+    """What it was measured on."""
+
+
 class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything a server or a reader has to know about one version."""
 
@@ -180,6 +205,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     """Statistics of the training images."""
     variants: dict[str, str] = {}
     """Further ONNX files by variant, such as `{"int8": "model.int8.onnx"}`."""
+    trials: dict[str, VariantTrial] = {}
+    """Variants that were tried, whether they are published or not."""
     frameworks: dict[str, str]
     """Versions of the libraries that made it."""
     files: dict[str, Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]]

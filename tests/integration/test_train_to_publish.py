@@ -80,6 +80,12 @@ def test_digits_from_idx_files_to_a_version(tmp_path: Path, capsys: pytest.Captu
     ):
         right = int((predictions.probabilities.argmax(axis=1) == arrays["test_labels"]).sum())
         assert right == round(content.metrics["accuracy"] * 240)
+    assert content.metrics["ece"] == result["ece"]
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["evaluation"]["accuracy"] == result["accuracy"]
+    assert report["calibration"]["temperature"] == content.temperature != 1.0
+    assert report["parity"].keys() == {"saved_model", "onnx"}
+    assert "<svg" in (tmp_path / "run/report.html").read_text()
     for path in directory.rglob("*"):
         assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes()
 
@@ -98,7 +104,7 @@ def test_digits_from_idx_files_to_a_version(tmp_path: Path, capsys: pytest.Captu
     assert "run/export/model.onnx: is not the file that was proved" in capsys.readouterr().err
     shutil.copy("run/checkpoint.npz", "run/weights.npz")
     assert run(["publish", "run", "--model-repository", "models"]) == 1
-    assert "evaluation.json: speaks of other weights" in capsys.readouterr().err
+    assert "calibration.json: speaks of other weights" in capsys.readouterr().err
 
     # Other data than the run began with are noticed.
     labels = tmp_path / "digits/train-labels-idx1-ubyte"

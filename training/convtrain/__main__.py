@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -10,6 +11,8 @@ def main() -> None:
     try:
         from convtrain.cli import run
 
+        # What stops a container ends a training as Ctrl-C does: with a word about what is saved, and nothing half done.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         sys.exit(run(sys.argv[1:]))
     except ModuleNotFoundError as error:
         # The base install of convserve is the client and brings none of what training needs.

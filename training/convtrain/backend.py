@@ -36,7 +36,7 @@ def require() -> None:
 
 @functools.cache
 def tensorflow() -> ModuleType:
-    """The module `tensorflow`, with float32 meaning float32 on every device.
+    """The module `tensorflow`, with float32 meaning float32 on every device, and GPU memory taken as needed.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -44,6 +44,9 @@ def tensorflow() -> ModuleType:
     module = _open("tensorflow")
     # TF32 keeps ten bits; the parity gate would find them missing.
     module.config.experimental.enable_tensor_float_32_execution(False)
+    # Without it TensorFlow takes all memory of every card, and a server beside it gets none.
+    for gpu in module.config.list_physical_devices("GPU"):
+        module.config.experimental.set_memory_growth(gpu, True)
     return module
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from convtrain.calibration import expected_calibration_error, softmax
 from convtrain.datasets import Labels
 from convtrain.predictions import Predictions
 
@@ -22,6 +23,10 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """`correct / images`."""
     loss: float
     """Mean negative logarithm of the probability of the right class, in nats."""
+    ece: float
+    """Expected calibration error of the probabilities, 0 to 1."""
+    ece_uncalibrated: float
+    """What it would be without the temperature."""
     per_class_accuracy: dict[str, float]
     """Accuracy on the images of each label; labels without images are left out."""
     confusion: list[list[int]]
@@ -48,5 +53,7 @@ def evaluate(predictions: Predictions, labels: Labels, names: Sequence[str], wei
             name: float(right[index] / of_class[index]) for index, name in enumerate(names) if of_class[index]
         },
         confusion=confusion.tolist(),
+        ece=expected_calibration_error(predictions.probabilities, labels),
+        ece_uncalibrated=expected_calibration_error(softmax(predictions.logits), labels),
         weights_sha256=weights_sha256,
     )

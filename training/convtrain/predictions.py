@@ -52,7 +52,11 @@ def from_saved_model(directory: Path, images: Images) -> Predictions:
 
 def from_onnx(path: Path, images: Images) -> Predictions:
     """Run an exported ONNX file in onnxruntime on the CPU."""
-    session = onnx_session(path)
+    return from_session(onnx_session(path), images)
+
+
+def from_session(session: Any, images: Images) -> Predictions:
+    """Run an `onnxruntime.InferenceSession`."""
 
     def run(batch: Images) -> tuple[Logits, Probabilities]:
         logits, probabilities = session.run([LOGITS_NAME, PROBABILITIES_NAME], {INPUT_NAME: batch})

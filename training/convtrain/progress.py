@@ -23,6 +23,13 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 """Where people read what is going on."""
 
 
+def duration(seconds: float) -> str:
+    """A length of time for people, to the second, minute or tenth of an hour."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 class Advance(Protocol):
     """Moves a progress bar on."""
 

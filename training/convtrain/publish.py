@@ -12,11 +12,15 @@ directory that is not empty fails, and the loser tries the next number.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +32,20 @@ from convserve.errors import ArtifactError
 from convserve.manifest import GOLDEN_FILE, ONNX_FILE, InputSpec
 from convserve.signing import Signer
 from convtrain import backend, files, statistics, triton, warmup
+from convtrain.calibration import Calibration
 from convtrain.datasets.split import stratified
 from convtrain.errors import PublishError
 from convtrain.evaluate import Evaluation
 from convtrain.export import ExportRecord
 from convtrain.history import History
 from convtrain.layout import lay_out
-from convtrain.predictions import from_onnx
+from convtrain.predictions import Predictions, from_onnx
 from convtrain.runs import Data, RunRecord
+from convtrain.variants import FILES, VariantRecord, golden_tolerance
 
 GOLDEN_IMAGES = 64
+STAGING_PREFIX = ".staging-"
+STALE_SECONDS = 60
 GOLDEN_TOLERANCES = {"cpu": 1e-5, "cuda": 1e-4}
 
 
@@ -51,12 +59,18 @@ class Finished:
     """The data themselves."""
     history: History
     """The training's figures."""
+    calibration: Calibration
+    """The temperature."""
     evaluation: Evaluation
     """Figures on the test split."""
     export_directory: Path
     """Where the exported files lie."""
     export: ExportRecord
     """What was proved of them."""
+    variants_directory: Path
+    """Where variants of the ONNX file lie."""
+    variants: VariantRecord
+    """Which variants were tried, and which passed."""
 
 
 def check_place(record: RunRecord, repository: Path) -> Path:
@@ -86,16 +100,44 @@ def publish(finished: Finished, repository: Path, signer: Signer | None = None) 
     model_directory = check_place(finished.record, repository)
     try:
         model_directory.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_directory))
-        try:
-            staging.chmod(0o755)  # mkdtemp gives 0700, which another user's server could not read
+        with _staging(model_directory) as staging:
             content = _stage(finished, staging)
             _write_model_files(model_directory, finished.record)
             return _claim_version(staging, model_directory, content, signer)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        raise PublishError(f"{model_directory}: cannot be written ({error})") from error
+        raise PublishError(f"{model_directory}: cannot be written ({error}); nothing was published") from error
+
+
+@contextlib.contextmanager
+def _staging(model_directory: Path) -> Iterator[Path]:
+    """A directory to make a version in, which is gone afterwards unless it was renamed.
+
+    Its lock is given up when the process ends, however it ends; by that, what a killed publisher left is told from what
+    another is at work on, and removed.
+    """
+    for path in model_directory.glob(f"{STAGING_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:  # a younger one may not have its lock yet
+                with _locked(path):
+                    shutil.rmtree(path)
+    path = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=model_directory))
+    with _locked(path):
+        try:
+            path.chmod(0o755)  # mkdtemp gives 0700, which another user's server could not read
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a directory's lock. Raises BlockingIOError when another process has it."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def versions(model_directory: Path) -> list[int]:
@@ -130,30 +172,45 @@ def _check_continuity(model_directory: Path, record: RunRecord) -> None:
 def _stage(finished: Finished, staging: Path) -> manifest.Manifest:
     """Bring all files but the manifest into `staging`. Returns the manifest, but for the version."""
     shutil.copytree(finished.export_directory, staging, dirs_exist_ok=True)
-    copied = manifest.digest_files(staging)
-    if copied != finished.export.files:
-        changed = sorted(name for name, _ in copied.items() ^ finished.export.files.items())
-        raise PublishError(
-            f"{finished.export_directory / changed[0]}: is not the file that was proved; export again with: "
-            "convtrain export"
-        )
+    _check_copied(staging, finished.export.files, finished.export_directory, "export")
+    for name in finished.variants.files:
+        shutil.copy(finished.variants_directory / name, staging / name)
+    _check_copied(staging, finished.export.files | finished.variants.files, finished.variants_directory, "quantize")
+    variants = {name: file for name, file in FILES.items() if file in finished.variants.files}
     test, seed = finished.data.test, finished.record.preset.training.seed
     golden = test.take(stratified(test.labels, min(GOLDEN_IMAGES, len(test)), seed))
-    _write_golden(staging, golden.images)
+    outputs = _write_golden(staging, golden.images)
     warmup.write(staging, finished.record.preset.model, golden.images)
-    return _describe(finished, staging, len(golden))
+    tolerances = dict(GOLDEN_TOLERANCES)
+    if "int8" in variants:
+        answers = from_onnx(staging / variants["int8"], golden.images)
+        tolerances["int8"] = golden_tolerance(outputs, answers)
+    return _describe(finished, staging, manifest.Golden(count=len(golden), tolerances=tolerances), variants)
 
 
-def _write_golden(staging: Path, images: Images) -> None:
-    """Write inputs and the outputs that servers must reproduce, computed by the very ONNX file that they will run."""
+def _check_copied(staging: Path, expected: dict[str, str], source: Path, step: str) -> None:
+    """Check that the files in `staging` are those that an earlier step proved."""
+    changed = sorted(name for name, _ in manifest.digest_files(staging).items() ^ expected.items())
+    if changed:
+        raise PublishError(f"{source / changed[0]}: is not the file that was proved; run again: convtrain {step}")
+
+
+def _write_golden(staging: Path, images: Images) -> Predictions:
+    """Write inputs and the outputs that servers must reproduce, computed by the very ONNX file that they will run.
+
+    Returns the outputs.
+    """
     outputs = from_onnx(staging / ONNX_FILE, images)
     files.write_arrays(
         staging / GOLDEN_FILE,
         {"image": images, "logits": outputs.logits, "probabilities": outputs.probabilities},
     )
+    return outputs
 
 
-def _describe(finished: Finished, staging: Path, golden: int) -> manifest.Manifest:
+def _describe(
+    finished: Finished, staging: Path, golden: manifest.Golden, variants: dict[str, str]
+) -> manifest.Manifest:
     """Make the manifest; the version in it stands for the one that will be claimed."""
     record, preset = finished.record, finished.record.preset
     classes = len(record.labels)
@@ -177,14 +234,26 @@ def _describe(finished: Finished, staging: Path, golden: int) -> manifest.Manife
             command=record.command,
         ),
         dataset=record.dataset,
-        metrics={"accuracy": finished.evaluation.accuracy, "loss": finished.evaluation.loss},
+        metrics=_metrics(finished.evaluation),
         per_class_accuracy=finished.evaluation.per_class_accuracy,
         parity=finished.export.parity,
-        golden=manifest.Golden(count=golden, tolerances=GOLDEN_TOLERANCES),
+        golden=golden,
+        temperature=finished.calibration.temperature,
         statistics=statistics.measure(finished.data.train, classes),
+        variants=variants,
+        trials=finished.variants.trials,
         frameworks=backend.framework_versions(),
         files=manifest.digest_files(staging),
     )
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
+    return {
+        "accuracy": evaluation.accuracy,
+        "loss": evaluation.loss,
+        "ece": evaluation.ece,
+        "ece_uncalibrated": evaluation.ece_uncalibrated,
+    }
 
 
 def _write_model_files(model_directory: Path, record: RunRecord) -> None:

@@ -5,10 +5,14 @@
     run.json         what is trained, on which data; written first, never changed
     checkpoint.npz   state after the last finished epoch; what --resume continues from
     history.csv      one row for each finished epoch
+    tensorboard/     the same for TensorBoard
     weights.npz      weights of the best epoch; there once training is finished
+    calibration.json the temperature, chosen on the validation split
     evaluation.json  figures on the test split
     export/          SavedModel and ONNX; there once both were proved equal to the trained model
     export.json      the proof, with the digests of the files it speaks of
+    variants/        faster ONNX files that passed; variants.json: what was tried, and the verdicts
+    report.html      everything above as pictures and tables, for people; report.json for scripts
 """
 
 from __future__ import annotations
@@ -153,9 +157,19 @@ class Run:
         return self.directory / "history.csv"
 
     @property
+    def tensorboard_directory(self) -> Path:
+        """`tensorboard/`."""
+        return self.directory / "tensorboard"
+
+    @property
     def weights_path(self) -> Path:
         """`weights.npz`."""
         return self.directory / "weights.npz"
+
+    @property
+    def calibration_path(self) -> Path:
+        """`calibration.json`."""
+        return self.directory / "calibration.json"
 
     @property
     def evaluation_path(self) -> Path:
@@ -171,6 +185,21 @@ class Run:
     def export_path(self) -> Path:
         """`export.json`."""
         return self.directory / "export.json"
+
+    @property
+    def variants_directory(self) -> Path:
+        """`variants/`."""
+        return self.directory / "variants"
+
+    @property
+    def variants_path(self) -> Path:
+        """`variants.json`."""
+        return self.directory / "variants.json"
+
+    @property
+    def report_path(self) -> Path:
+        """`report.json`; beside it lies `report.html`."""
+        return self.directory / "report.json"
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

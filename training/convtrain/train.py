@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from convserve.arrays import Images
 from convserve.manifest import LOGITS_NAME, PROBABILITIES_NAME
-from convtrain import backend, files, network, weights
+from convtrain import backend, files, network, tensorboard, weights
 from convtrain.augmentation import augment
 from convtrain.config import Adam, Loss, TrainingConfig
 from convtrain.datasets import Labels, Split
 from convtrain.errors import RunError, TrainingError, TrainingInterruptedError
 from convtrain.files import Arrays
 from convtrain.history import Epoch, History
-from convtrain.progress import Advance, bar, console
+from convtrain.progress import Advance, bar, console, duration
 from convtrain.runs import Data, Run
 
 EVALUATION_BATCH = 500
@@ -37,7 +37,7 @@ def train(run: Run, data: Data) -> History:
     Writes `checkpoint.npz` and `history.csv` after every epoch and `weights.npz` at the end.
 
     Raises:
-        TrainingError: the loss became NaN or infinite; the checkpoint is that of the epoch before.
+        TrainingError: the loss became NaN or infinite, or the disk is full; the checkpoint is that of the epoch before.
         TrainingInterruptedError: Ctrl-C; the checkpoint is that of the last finished epoch.
         RunError: the checkpoint is damaged or of another network.
         MissingExtraError: TensorFlow is not installed.
@@ -53,29 +53,39 @@ def train(run: Run, data: Data) -> History:
         console.print(f"resumed after epoch {resumed} of {config.epochs}")
     steps = math.ceil(len(data.train) / config.batch_size)
     try:
-        with bar("train", steps * config.epochs, done=steps * resumed, unit="steps") as advance:
+        with (
+            bar("train", steps * config.epochs, done=steps * resumed, unit="steps") as advance,
+            tensorboard.log(run.tensorboard_directory) as log,
+        ):
             while not state.history.finished(config):
                 epoch = _run_epoch(trainer, config, data, len(state.history.epochs) + 1, advance)
                 state.save(epoch)
-                console.print(_line(epoch, config.epochs))
+                log(epoch)
+                console.print(_line(state.history, config.epochs))
     except KeyboardInterrupt as error:
         raise TrainingInterruptedError(
             f"interrupted; {len(state.history.epochs)} of {config.epochs} epochs are saved, continue with "
             f"--resume {run.directory}"
+        ) from error
+    except OSError as error:
+        raise TrainingError(
+            f"{run.directory}: cannot be written ({error.strerror or error}); {len(state.history.epochs)} of "
+            f"{config.epochs} epochs are saved, continue with --resume {run.directory}"
         ) from error
     state.restore_best()
     weights.save(run.weights_path, model)
     return state.history
 
 
-def load_trained(run: Run) -> Any:
-    """Build the run's network with its trained weights: the model that `network.build` describes.
+def load_trained(run: Run, temperature: float = 1.0) -> Any:
+    """Build the run's network with its trained weights: the model that `network.build` describes, float32.
 
     Raises:
         RunError: training is not finished, or the file is damaged or of another network.
         MissingExtraError: TensorFlow is not installed.
     """
-    model = network.build(run.record.preset.architecture, run.record.preset.input, len(run.record.labels))
+    record = run.record
+    model = network.build(record.preset.architecture, record.preset.input, len(record.labels), temperature=temperature)
     weights.load(run.weights_path, model)
     return model
 
@@ -218,9 +228,11 @@ def _encode(labels: Labels, classes: int, loss: Loss) -> npt.NDArray[Any]:
     return labels if loss.labels == "sparse" else np.eye(classes, dtype=np.float32)[labels]
 
 
-def _line(epoch: Epoch, epochs: int) -> str:
-    """One line for people."""
+def _line(history: History, epochs: int) -> str:
+    """One line for people, with the time left if all epochs are trained."""
+    epoch = history.epochs[-1]
     text = f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:.4f}"
     if epoch.validation_accuracy is not None:
         text += f"  validation loss {epoch.validation_loss:.4f}  validation accuracy {epoch.validation_accuracy:.4f}"
-    return f"{text}  {epoch.seconds:.1f} s"
+    left = (epochs - epoch.epoch) * history.seconds / epoch.epoch
+    return f"{text}  {epoch.seconds:.1f} s" + (f", {duration(left)} left" if left else "")

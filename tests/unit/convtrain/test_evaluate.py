@@ -20,6 +20,9 @@ def test_figures_are_counted() -> None:
     assert result.per_class_accuracy == {"a": 1.0, "b": 0.5}
     assert result.confusion == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
     assert result.weights_sha256 == "digest"
+    # Bins of a fifteenth: three images at 0.5, two of them right; one at 1, right. Without logits all say a third.
+    assert result.ece == pytest.approx(3 / 4 * abs(2 / 3 - 0.5))
+    assert result.ece_uncalibrated == pytest.approx(abs(2 / 4 - 1 / 3))
 
 
 def test_a_probability_of_zero_costs_much_and_not_everything() -> None:

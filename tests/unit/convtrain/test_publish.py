@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -11,11 +13,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from convserve import manifest
-from convserve.manifest import DecodePolicy, InputSpec, Parity
+from convserve import manifest, proving
+from convserve.manifest import DecodePolicy, InputSpec, Parity, VariantTrial
+from convserve.runtimes.onnx import OnnxRuntime
 from convserve.tensorflow_serving.v1 import prediction_log_pb2
 from convtrain import publish, warmup
 from convtrain.architectures import Architecture, Flatten
+from convtrain.calibration import Calibration
 from convtrain.config import TrainingConfig
 from convtrain.datasets import Dataset, Split
 from convtrain.errors import PublishError
@@ -25,6 +29,7 @@ from convtrain.history import Epoch, History
 from convtrain.presets import Preset
 from convtrain.publish import Finished
 from convtrain.runs import Data, RunRecord
+from convtrain.variants import VariantRecord
 from support import versions
 
 PRESET = Preset(
@@ -68,17 +73,30 @@ def finished(tmp_path: Path) -> Finished:
         ),
         data=data,
         history=History(epochs=[epoch], best=1),
+        calibration=Calibration(
+            temperature=1.25,
+            images=20,
+            loss_before=1.6,
+            loss_after=1.5,
+            ece_before=0.1,
+            ece_after=0.05,
+            weights_sha256="",
+        ),
         evaluation=Evaluation(
             images=150,
             correct=75,
             accuracy=0.5,
             loss=1.5,
+            ece=0.04,
+            ece_uncalibrated=0.08,
             per_class_accuracy={"top": 0.5},
             confusion=[],
             weights_sha256="",
         ),
         export_directory=export,
         export=ExportRecord(weights_sha256="", files=manifest.digest_files(export), parity={"onnx": agreement}),
+        variants_directory=tmp_path / "run/variants",
+        variants=VariantRecord(source_sha256="", trials={}, files={}),
     )
 
 
@@ -92,7 +110,8 @@ def test_a_published_version_is_complete(finished: Finished, tmp_path: Path) -> 
     assert content.files.keys() >= finished.export.files.keys()
     assert (content.model, content.version, content.labels) == ("stripes", 1, versions.LABELS)
     assert content.decode == PRESET.decode
-    assert content.metrics == {"accuracy": 0.5, "loss": 1.5}
+    assert content.metrics == {"accuracy": 0.5, "loss": 1.5, "ece": 0.04, "ece_uncalibrated": 0.08}
+    assert content.temperature == 1.25
     assert content.golden.tolerances == {"cpu": 1e-5, "cuda": 1e-4}
     assert content.training.parameters == 64 * 4 + 4
     assert content.training.seconds == pytest.approx(1.2, abs=0.1)
@@ -129,6 +148,57 @@ def tfrecords(content: bytes) -> list[bytes]:
         found.append(content[12:end])
         content = content[end + 4 :]
     return found
+
+
+def with_variant(finished: Finished) -> Finished:
+    """A run whose int8 file was worth it and whose optimised one was not. The file is another copy of the model."""
+    finished.variants_directory.mkdir()
+    (finished.variants_directory / "model.int8.onnx").write_bytes(versions.onnx_bytes(seed=1))
+    trial = VariantTrial(
+        published=True,
+        verdict="faster here, and answers as well",
+        accuracy=0.5,
+        validation_loss_points=0.0,
+        test_loss_points=0.1,
+        max_abs_diff_probabilities=0.02,
+        speedup={"1": 1.5, "64": 1.7},
+        load_speedup=0.9,
+        bytes=1000,
+        processor="a processor",
+    )
+    refused = msgspec.structs.replace(trial, published=False, verdict="loads 1.05 times as fast, 1.2 is wanted")
+    record = VariantRecord(
+        source_sha256="",
+        trials={"int8": trial, "optimized": refused},
+        files=manifest.digest_files(finished.variants_directory),
+    )
+    return replace(finished, variants=record)
+
+
+def test_a_variant_that_passed_is_part_of_the_version(finished: Finished, tmp_path: Path) -> None:
+    """With a tolerance of its own for the golden images, and the verdict on those that did not pass."""
+    directory = publish.publish(with_variant(finished), tmp_path / "models")
+    content, _ = manifest.read(directory)
+    manifest.verify_files(directory, content)
+    assert content.variants == {"int8": "model.int8.onnx"}
+    assert content.files.keys() >= {"model.onnx", "model.int8.onnx"}
+    assert content.trials["optimized"].verdict == "loads 1.05 times as fast, 1.2 is wanted"
+    tolerance = content.golden.tolerances["int8"]
+    runtime = OnnxRuntime(directory, content, variant="int8")
+    proving.prove(directory, content, runtime, [1, 8])
+    with np.load(directory / "golden.npz") as golden:
+        difference = np.abs(runtime.run(golden["image"]).probabilities - golden["probabilities"]).max()
+    assert difference < tolerance < 2 * difference + 0.02
+    runtime.close()
+
+
+def test_a_variant_changed_after_its_trial_is_refused(finished: Finished, tmp_path: Path) -> None:
+    """What is published is what was measured, to the byte."""
+    changed = with_variant(finished)
+    (changed.variants_directory / "model.int8.onnx").write_bytes(versions.onnx_bytes(seed=2))
+    with pytest.raises(PublishError, match=r"model\.int8\.onnx: is not the file that was proved.*convtrain quantize"):
+        publish.publish(changed, tmp_path / "models")
+    assert publish.versions(tmp_path / "models/stripes") == []
 
 
 def test_files_beside_the_versions_are_triton_s(finished: Finished, tmp_path: Path) -> None:
@@ -198,6 +268,21 @@ def test_nothing_is_left_of_what_failed(finished: Finished, tmp_path: Path, monk
     with pytest.raises(PublishError, match="No space left on device"):
         publish.publish(finished, tmp_path / "models")
     assert sorted(path.name for path in (tmp_path / "models/stripes").iterdir()) == ["config.pbtxt", "labels.txt"]
+
+
+def test_what_a_killed_publisher_left_goes_with_the_next(finished: Finished, tmp_path: Path) -> None:
+    """Half a version has a hidden name that no server looks at; it is removed, unless someone is at work on it."""
+    left, busy, young = (tmp_path / f"models/stripes/.staging-{name}" for name in ("left", "busy", "young"))
+    for path in (left, busy, young):
+        shutil.copytree(finished.export_directory, path)
+    for path in (left, busy):
+        os.utime(path, (0, 0))
+    descriptor = os.open(busy, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    directory = publish.publish(finished, tmp_path / "models")
+    os.close(descriptor)
+    assert directory.name == "1"
+    assert [path.exists() for path in (left, busy, young)] == [False, True, True]
 
 
 def test_a_file_changed_after_the_proof_is_refused(finished: Finished, tmp_path: Path) -> None:

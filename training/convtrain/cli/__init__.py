@@ -1,4 +1,4 @@
-"""The command line: `convtrain presets | describe | train | evaluate | export | publish | run | inspect`.
+"""The command line: `convtrain presets | describe | options | doctor | train | … | run | inspect`.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an error with a message, 2 wrong arguments,
 130 interrupted.
@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command. Returns the exit code."""
     options = make_parser().parse_args(arguments)
     try:
-        options.command(options, arguments)
+        code: int | None = options.command(options, arguments)
     except TrainingInterruptedError as error:
         print(f"convtrain: {error}", file=sys.stderr)
         return 130
@@ -30,4 +30,4 @@ def run(arguments: Sequence[str]) -> int:
     except (ConvserveError, OSError) as error:
         print(f"convtrain: error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return code or 0

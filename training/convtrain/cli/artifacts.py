@@ -12,7 +12,11 @@ import numpy as np
 
 from convserve import manifest
 from convserve.errors import ArtifactError
+from convserve.images import decode
 from convserve.manifest import GOLDEN_FILE, ONNX_FILE, Manifest
+from convtrain import feature_maps, files
+from convtrain.datasets.folder import MAX_PIXELS
+from convtrain.errors import ExportError
 from convtrain.predictions import from_onnx
 
 
@@ -21,8 +25,11 @@ def inspect(options: argparse.Namespace, _: Sequence[str]) -> None:
     content, digest = manifest.read(options.version)
     manifest.verify_files(options.version, content)
     difference = replay(options.version, content)
+    drawing = _draw(options, content) if options.image is not None else None
     if options.json:
-        proof = {"manifest_sha256": digest, "golden_max_abs_diff": difference}
+        proof: dict[str, object] = {"manifest_sha256": digest, "golden_max_abs_diff": difference}
+        if drawing is not None:
+            proof["feature_maps"] = str(drawing)
         print(json.dumps(proof | {"manifest": msgspec.to_builtins(content)}))
         return
     training, dataset = content.training, content.dataset
@@ -40,6 +47,32 @@ def inspect(options: argparse.Namespace, _: Sequence[str]) -> None:
     size = sum((options.version / name).stat().st_size for name in content.files)
     print(f"  files     {len(content.files)}, {size / 1e6:.1f} MB, every digest right")
     print(f"  golden    {content.golden.count} images replayed on this CPU: largest difference {difference:.2g}")
+    if content.temperature != 1.0:
+        print(f"  calibrated with temperature {content.temperature:g}")
+    for name, trial in content.trials.items():
+        print(f"  variant   {name}: {'published' if trial.published else 'not published'}, {trial.verdict}")
+    if drawing is not None:
+        print(f"  features  {drawing}")
+
+
+def _draw(options: argparse.Namespace, content: Manifest) -> Path:
+    """Draw what the version's first convolutions make of an image file. Returns the drawing's path.
+
+    Raises:
+        InvalidRequestError: the file is not an image.
+        ExportError: the version has no convolution.
+    """
+    from convtrain.report import figures  # late: it opens matplotlib
+
+    pixels = decode(
+        options.image.read_bytes(), content.input, content.decode, max_pixels=MAX_PIXELS, field=str(options.image)
+    ).pixels
+    found = feature_maps.compute(options.version / ONNX_FILE, pixels[None])
+    if not found:
+        raise ExportError(f"{options.version}: has no convolution whose feature maps could be drawn")
+    target: Path = options.output or Path(f"{options.image.stem}-features.svg")
+    files.write_bytes(target, figures.feature_maps(pixels, found).encode())
+    return target
 
 
 def replay(directory: Path, content: Manifest) -> float:

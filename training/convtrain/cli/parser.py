@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from convtrain.cli import artifacts, catalogue, steps
+from convtrain.cli import artifacts, catalogue, doctor, options, steps
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,8 +25,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     add("presets", "List the presets.", catalogue.presets)
 
-    describe = add("describe", "Show a preset's layers: shapes, parameters, multiply-adds.", catalogue.describe)
-    describe.add_argument("preset", help="name of the preset")
+    describe = add(
+        "describe", "Show a preset's layers: shapes, parameters, multiply-adds, receptive field.", catalogue.describe
+    )
+    describe.add_argument("preset", help="name of the preset, or a TOML file that holds one")
+
+    add("options", "List every key of a preset file.", options.options)
+    add("doctor", "Show what training would use here: libraries, devices, memory.", doctor.doctor)
 
     train = add("train", "Train a preset into a run directory.", steps.train)
     _add_training(train)
@@ -37,21 +42,54 @@ def make_parser() -> argparse.ArgumentParser:
     export = add("export", "Export a trained run as SavedModel and ONNX, proved on the test split.", steps.export)
     _add_run(export)
 
+    quantize = add(
+        "quantize",
+        "Try int8 and an optimised graph; those measured faster here, and as right, are published as variants.",
+        steps.quantize,
+    )
+    _add_run(quantize)
+
+    report = add("report", "Write report.html and report.json of an exported run.", steps.report)
+    _add_run(report)
+
     publish = add("publish", "Publish an exported run as the next version of its model.", steps.publish)
     _add_run(publish)
     _add_repository(publish)
 
-    run = add("run", "Train, evaluate, export, prove and publish.", steps.run)
+    run = add("run", "Train, evaluate, export, prove, report and publish.", steps.run)
     _add_training(run)
     _add_repository(run)
+    run.add_argument(
+        "--variants",
+        action="store_true",
+        help="try int8 and an optimised graph too; what is measured faster on this machine is published with it",
+    )
 
-    inspect = add("inspect", "Verify a published version and show what it is.", artifacts.inspect)
+    run.add_argument(
+        "--serve",
+        action="store_true",
+        help="then serve the model repository with `convserve serve` until Ctrl-C; CONVSERVE_* variables set it up",
+    )
+
+    inspect = add("inspect", "Verify a published version and show what it is, and what it sees.", artifacts.inspect)
     inspect.add_argument("version", type=Path, help="version directory, such as models/mnist/1")
+    inspect.add_argument("image", type=Path, nargs="?", help="image file to draw the feature maps of")
+    inspect.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the drawing goes, SVG (default: <image>-features.svg in this directory)",
+    )
     return parser
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", nargs="?", help="name of the preset; see `convtrain presets`")
+    parser.add_argument(
+        "preset",
+        nargs="?",
+        help="name of the preset, see `convtrain presets`, or a TOML file, see `convtrain options` (default: images, "
+        "for the folder that --data-dir names)",
+    )
     place = parser.add_argument_group("where")
     place.add_argument(
         "--run-dir", type=Path, metavar="RUN", help="directory for this run (default: runs/<preset>-<time>)"
@@ -62,8 +100,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="local data: MNIST's IDX files or mnist.npz, CIFAR-10's archive, or a folder with train/<label>/… and "
-        "test/<label>/… (default: the official files are downloaded)",
+        help="local data: MNIST's IDX files or mnist.npz, CIFAR-10's archive, or a folder with <label>/…, or with "
+        "train/<label>/… and test/<label>/… (default: the official files are downloaded)",
     )
     data.add_argument("--dataset", choices=("mnist", "cifar10", "folder"), help="kind of data (default: the preset's)")
     data.add_argument(

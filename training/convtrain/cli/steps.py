@@ -7,6 +7,8 @@ import contextlib
 import datetime
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from convtrain.errors import PresetError
 from convtrain.evaluate import Evaluation
 from convtrain.export import ExportRecord
 from convtrain.history import History
+from convtrain.layout import lay_out
 from convtrain.pipeline import Pipeline
-from convtrain.presets import Preset, find
+from convtrain.presets import FOR_FOLDERS, Preset, find
 from convtrain.progress import console
 from convtrain.runs import Run, RunRecord, load_data
 
@@ -61,6 +64,20 @@ def export(options: argparse.Namespace, _: Sequence[str]) -> None:
     _show(options, {"export": str(pipeline.run.export_directory)} | _parity(result))
 
 
+def quantize(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Try faster variants of a run's export."""
+    with _opened(options.run, options.data_dir) as pipeline:
+        result = pipeline.try_variants()
+    _show(options, msgspec.to_builtins(result.trials))
+
+
+def report(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Write a run's report."""
+    with _opened(options.run, options.data_dir) as pipeline:
+        path = pipeline.report()
+    _show(options, {"report": str(path)})
+
+
 def publish(options: argparse.Namespace, _: Sequence[str]) -> None:
     """Publish a run."""
     signer = _signer(options)
@@ -78,6 +95,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
         evaluation = pipeline.evaluate()
         console.print(f"accuracy {evaluation.accuracy:.4f} on {evaluation.images} test images; exporting")
         exported = pipeline.export()
+        trials = pipeline.try_variants().trials if options.variants else {}
+        page = pipeline.report()
         version = pipeline.publish(options.model_repository, signer)
     _show(
         options,
@@ -85,8 +104,18 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
         | _training(history)
         | _evaluation(evaluation)
         | _parity(exported)
-        | {"version": str(version)},
+        | ({"variants": {name: trial.verdict for name, trial in trials.items()}} if trials else {})
+        | {"report": str(page), "version": str(version)},
     )
+    if options.serve:
+        _serve(options.model_repository)
+
+
+def _serve(repository: Path) -> None:
+    """Become the server: it gets the signals, and TensorFlow's memory is given back."""
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "convserve", "serve", "--model-repository", str(repository)]
+    os.execv(sys.executable, command)  # noqa: S606  # no shell, and nothing in it comes from elsewhere
 
 
 @contextlib.contextmanager
@@ -99,9 +128,8 @@ def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[
         with _opened(options.resume, options.data_dir) as pipeline:
             yield pipeline
         return
-    if options.preset is None:
-        raise PresetError("which preset? See `convtrain presets`; or go on with --resume RUN")
     preset = _preset(options)
+    lay_out(preset.architecture, preset.input, classes=2)  # what does not fit is refused before the data are read
     backend.require()
     data = load_data(preset, options.data_dir, options.limit, check_digests=not options.skip_digest_check)
     record = RunRecord(
@@ -136,7 +164,14 @@ def _signer(options: argparse.Namespace) -> Signer | None:
 
 
 def _preset(options: argparse.Namespace) -> Preset:
-    preset = find(options.preset)
+    if options.preset is not None:
+        preset = find(options.preset)
+    elif options.data_dir is not None and options.dataset in (None, "folder"):
+        preset = FOR_FOLDERS.override(model=_model_name(options.data_dir))
+    else:
+        raise PresetError(
+            "which preset? See `convtrain presets`, give a folder of images with --data-dir, or go on with --resume RUN"
+        )
     kind = options.dataset or preset.dataset
     spec = preset.input
     if options.image_size is not None or options.channels is not None:
@@ -154,6 +189,11 @@ def _preset(options: argparse.Namespace) -> Preset:
         validation_fraction=options.validation_fraction,
         seed=options.seed,
     )
+
+
+def _model_name(folder: Path) -> str:
+    """A model name from a folder's: what a repository does not take becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:128] or FOR_FOLDERS.model
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -193,6 +233,7 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "accuracy": evaluation.accuracy,
         "loss": evaluation.loss,
+        "ece": evaluation.ece,
         "test_images": evaluation.images,
         "per_class_accuracy": evaluation.per_class_accuracy,
     }

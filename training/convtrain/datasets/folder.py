@@ -1,4 +1,4 @@
-"""Any folder of labelled images: `train/<label>/*.png`, `test/<label>/*.png`."""
+"""Any folder of labelled images: `train/<label>/*.png` and `test/<label>/*.png`, or `<label>/*.png` alone."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ from convserve.errors import InvalidRequestError
 from convserve.images import decode
 from convserve.manifest import DecodePolicy, InputSpec
 from convtrain import files, progress
-from convtrain.datasets.split import Dataset, Split
+from convtrain.datasets.split import Dataset, Split, stratified
 from convtrain.errors import DatasetError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 MAX_PIXELS = 100_000_000
+TEST_SHARE = 0.2
+"""Share of each label's images that is held out to test on, where the folder itself does not divide them."""
 DECODER = 1
 """Raised when decoding changes, so that cached pixels are made anew."""
 
 
 def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Path, *, note: str = "") -> Dataset:
-    """Load a folder. Classes are the names of the folders in `train`, sorted; images are in the order of their names.
+    """Load a folder. Classes are the names of the labels' folders, sorted; images are in the order of their names.
+
+    Where there is neither `train` nor `test`, each label gives a fifth of its images for the test split, always the
+    same ones.
 
     Every image is decoded by the code that the server runs, with the same policy, so training sees what serving will
     see. The decoded pixels are kept in `cache` until a file of the folder changes.
 
     Args:
-        root: the folder that holds `train` and `test`.
+        root: the folder that holds `train` and `test`, or the labels' folders.
         name: name for the manifest.
         spec: size and channels that every image is brought to.
         policy: how.
@@ -43,15 +48,11 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
         DatasetError: a folder is missing or empty, the labels of `train` and `test` differ, or a file is not a readable
             image; names it.
     """
-    labels, train_paths = _list(root / "train", root)
-    test_labels, test_paths = _list(root / "test", root)
-    if test_labels != labels:
-        differing = sorted(set(labels) ^ set(test_labels))
-        raise DatasetError(
-            f"{root}: train and test must have the same labels; only one of them has {', '.join(differing)}"
-        )
+    labels, train_paths, test_paths = _list_splits(root)
+    if not note and not (root / "test").is_dir():
+        note = f"Test split: {TEST_SHARE:.0%} of the images of each label, held out."
     if len(labels) < 2:
-        raise DatasetError(f"{root / 'train'}: only the label {labels[0]}; a classifier needs at least two")
+        raise DatasetError(f"{root}: only the label {labels[0]}; a classifier needs at least two")
     # What was decoded, from which files, how: two sets with the same fingerprint have the same pixels.
     content = _fingerprint([*train_paths, *test_paths], root, spec, policy)
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
@@ -72,12 +73,32 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
     )
 
 
+def _list_splits(root: Path) -> tuple[list[str], list[Path], list[Path]]:
+    """Labels, and the image files to train and to test on."""
+    if any((root / name).is_dir() for name in ("train", "test")):
+        labels, train = _list(root / "train", root)
+        test_labels, test = _list(root / "test", root)
+        if test_labels != labels:
+            differing = ", ".join(sorted(set(labels) ^ set(test_labels)))
+            raise DatasetError(f"{root}: train and test must have the same labels; only one of them has {differing}")
+        return labels, train, test
+    labels, paths = _list(root, root)
+    numbers = {label: index for index, label in enumerate(labels)}
+    classes = np.array([numbers[path.parent.name] for path in paths], np.int64)
+    held_out = set(stratified(classes, round(TEST_SHARE * len(paths)), seed=0).tolist())
+    train = [path for index, path in enumerate(paths) if index not in held_out]
+    test = [paths[index] for index in sorted(held_out)]
+    if missing := set(labels) - {path.parent.name for path in train}:
+        raise DatasetError(f"{root / min(missing)}: holds too few images to train and to test on")
+    return labels, train, test
+
+
 def _list(split: Path, root: Path) -> tuple[list[str], list[Path]]:
     """Labels and image files of `train` or `test`, both sorted."""
     if not split.is_dir():
         raise DatasetError(
             f"{split}: there is no such folder; wanted are {root}/train/<label>/… and {root}/test/<label>/…, the test "
-            "images being others than those trained on"
+            f"images being others than those trained on, or {root}/<label>/… alone"
         )
     labels = sorted(entry.name for entry in split.iterdir() if not entry.name.startswith("."))
     if not labels:

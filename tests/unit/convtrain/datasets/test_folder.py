@@ -77,6 +77,26 @@ def test_what_is_wrong_is_named(image_folder: Path, damage: str, why: str) -> No
         load_folder(image_folder)
 
 
+def test_a_folder_without_splits_is_divided(tmp_path: Path) -> None:
+    """A fifth of each label is held out, the same images every time; nothing is in both splits."""
+    root = tmp_path / "pets"
+    for index, label in enumerate(("cat", "dog")):
+        (root / label).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (6, 5), (100 * index + number,) * 3).save(root / label / f"{number}.png")
+    dataset = load_folder(root)
+    assert (len(dataset.train), len(dataset.test)) == (16, 4)
+    assert dataset.test.labels.tolist() == [0, 0, 1, 1]
+    assert "held out" in dataset.note
+    pixels = [set(split.images[:, 0, 0, 0].tolist()) for split in (dataset.train, dataset.test)]
+    assert pixels[0] | pixels[1] == {*range(10), *range(100, 110)}
+    assert not pixels[0] & pixels[1]
+    np.testing.assert_array_equal(load_folder(root).test.images, dataset.test.images)
+    (root / "fish").mkdir()
+    with pytest.raises(DatasetError, match="fish: holds no images"):
+        load_folder(root)
+
+
 def test_hidden_files_do_not_count(image_folder: Path) -> None:
     """What file managers leave behind is no error."""
     (image_folder / "train/.DS_Store").write_bytes(b"x")

@@ -1,0 +1,42 @@
+"""`convtrain doctor` says what training would use, and what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from convtrain import backend
+from convtrain.cli import run
+
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+@pytest.mark.training
+def test_it_shows_what_will_be_used(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries, devices, memory, BLAS and oneDNN, as text and for scripts."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # a machine with a driver and no libraries is a problem
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 0, 2**40))
+    assert run(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for name in ("tensorflow", "oneDNN", "memory", "NumPy's BLAS", "will use", "float32, deterministic"):
+        assert name in text
+    assert run(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["gpus"] == [gpu.name for gpu in backend.tensorflow().config.list_physical_devices("GPU")]
+    assert found["memory_bytes"] > 2**28
+    assert found["problems"] == []
+
+
+def test_problems_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing library with the command that brings it, and a full disk."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == "tensorflow" else find(wanted))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 2**40, 2**29))
+    assert run(["doctor"]) == 1
+    text = capsys.readouterr().out
+    assert "PROBLEM     not installed: tensorflow; pip install 'convserve[train]'" in text
+    assert "PROBLEM     0.5 GiB are free on this disk, a training wants 2" in text

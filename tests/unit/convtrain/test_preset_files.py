@@ -1,0 +1,153 @@
+"""A preset from a TOML file: whole, or as changes to one that there is; what is wrong is said with its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from convserve.manifest import InputSpec
+from convtrain.architectures import Conv, Dense, Dropout, Flatten, Layer, Pool, SeparableConv
+from convtrain.cli import run
+from convtrain.config import Sgd, TrainingConfig
+from convtrain.errors import ConvtrainError
+from convtrain.presets import find
+
+WHOLE = """
+model = "pets"
+dataset = "folder"
+
+[input]
+height = 48
+width = 40
+channels = 3
+
+[training]
+epochs = 5
+batch_size = 16
+validation_fraction = 0.2
+optimizer = {name = "sgd", learning_rate = 0.1}
+
+[architecture]
+layers = [
+    {layer = "conv", filters = 8, kernel_size = [3, 5], strides = 2, padding = "valid", activation = "elu", l2 = 0.001},
+    {layer = "conv", filters = 8, dilation_rate = 2, batch_norm = true},
+    {layer = "separable_conv", filters = 16},
+    {layer = "pool", size = 2},
+    {layer = "dropout", rate = 0.3},
+    {layer = "flatten"},
+    {layer = "dense", units = 32},
+]
+"""
+
+
+def write(directory: Path, text: str) -> str:
+    path = directory / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_whole_preset(tmp_path: Path) -> None:
+    """Every block of the tutorials has a key; the file's name is the preset's."""
+    preset = find(write(tmp_path, WHOLE))
+    assert (preset.name, preset.model, preset.dataset) == ("mine", "pets", "folder")
+    assert preset.input == InputSpec(height=48, width=40, channels=3)
+    assert preset.training.optimizer == Sgd(learning_rate=0.1)
+    assert preset.architecture.layers == (
+        Conv(filters=8, kernel_size=(3, 5), strides=2, padding="valid", activation="elu", l2=0.001),
+        Conv(filters=8, dilation_rate=2, batch_norm=True),
+        SeparableConv(filters=16),
+        Pool(),
+        Dropout(rate=0.3),
+        Flatten(),
+        Dense(units=32),
+    )
+
+
+def test_changes_to_a_preset(tmp_path: Path) -> None:
+    """What the file does not say is the base's; of another optimizer nothing is kept."""
+    base = find("cifar10-simple")
+    text = 'base = "cifar10-simple"\nmodel = "small"\n[training]\nepochs = 3\noptimizer = {name = "sgd"}\n'
+    preset = find(write(tmp_path, text))
+    assert (preset.model, preset.training.epochs, preset.training.optimizer) == ("small", 3, Sgd())
+    assert preset.architecture == base.architecture
+    assert preset.training.augmentation == base.training.augmentation
+    preset = find(write(tmp_path, 'base = "mnist-deep"\n[[architecture.layers]]\nlayer = "flatten"\n'))
+    assert preset.architecture.layers == (Flatten(),)
+    assert preset.decode == find("mnist-deep").decode
+
+
+def changed(old: str, new: str) -> str:
+    assert old in WHOLE
+    return WHOLE.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("= 3", r"mine\.toml: not valid TOML"),
+        ('base = "nothing"', r"mine\.toml: base is 'nothing'; there are mnist-simple"),
+        ('model = "x"', r"mine\.toml: Object missing required field `dataset`"),
+        (changed("epochs = 5", "epoch = 5"), r"unknown field `epoch` - at `\$\.training`"),
+        (changed("rate = 0.3", "rate = 1.5"), r"layer 5 \(dropout\); It takes rate"),
+        (
+            changed("kernel_size = [3, 5]", "kernel_sise = 3"),
+            r"layer 1 \(conv\); did you mean kernel_size\? It",
+        ),
+        (changed('"separable_conv"', '"seperable"'), r"layer 3; layers are conv, separable_conv, pool"),
+        (changed("batch_norm = true", "strides = 2"), r"layer 2 \(conv 3×3\): .* exclude each other; leave one at 1"),
+        (changed('    {layer = "flatten"},\n', ""), r"layer 6 \(dense\): its input is \d+×\d+×16; .*flatten"),
+        (changed("size = 2}", "size = 30}"), r"layer 4 \(max pool 30×30\): .* the window is larger than the map; use"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file, the layer, the shape there, and a way out."""
+    path = write(tmp_path, text)
+    with pytest.raises(ConvtrainError, match=why):
+        find(path)
+    assert run(["describe", path]) == 1
+    assert capsys.readouterr().err.startswith(f"convtrain: error: {path}: ")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """As any other."""
+    with pytest.raises(ConvtrainError, match=r"nowhere\.toml: cannot be read \(No such file"):
+        find(str(tmp_path / "nowhere.toml"))
+
+
+def test_a_file_is_described_like_a_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shapes, parameters, multiply-adds and receptive field of every layer."""
+    path = write(tmp_path, WHOLE)
+    assert run(["describe", path]) == 0
+    table = capsys.readouterr().out
+    for text in ("conv 3×5", "separable_conv 3×3", "multiply-adds", "sees pixels", "11×9×16"):
+        assert text in table
+    assert run(["describe", path, "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert layers[0] == {
+        "name": "conv 3×5",
+        "shape": [23, 18, 8],
+        "parameters": 3 * 5 * 3 * 8 + 8,
+        "multiply_adds": 3 * 5 * 3 * 8 * 23 * 18,
+        "receptive_field": [3, 5],
+    }
+
+
+def test_every_key_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """With what may stand there, what holds without it, and what it means."""
+    assert run(["options", "--json"]) == 0
+    tables = json.loads(capsys.readouterr().out)
+    listed = {title: [row["key"] for row in rows] for title, rows in tables.items()}
+    for kind in get_args(Layer):
+        assert listed[f'[[architecture.layers]] with layer = "{kind.__struct_config__.tag}"'] == list(
+            kind.__struct_fields__
+        )
+    assert listed["[training]"] == list(TrainingConfig.__struct_fields__)
+    assert '[training.optimizer] with name = "sgd"' in listed
+    assert all(row["text"] and row["value"] for rows in tables.values() for row in rows)
+    padding = next(row for row in tables['[[architecture.layers]] with layer = "conv"'] if row["key"] == "padding")
+    assert (padding["value"], padding["default"]) == ('"valid", "same"', '"same"')
+    assert run(["options"]) == 0
+    assert "[[architecture.layers]]" in capsys.readouterr().out
