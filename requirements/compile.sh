@@ -7,10 +7,11 @@ compile() {
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
         --no-emit-index-url --no-header "$@"
 }
-compile pyproject.toml --extra server --extra otel --extra tensorflow --extra train --group dev -o requirements/dev.txt
+compile pyproject.toml --extra server --extra otel --extra tensorflow --extra train --extra loadtest --group dev -o requirements/dev.txt
 compile pyproject.toml --extra server -c requirements/dev.txt -o requirements/server.txt
 compile pyproject.toml --extra server --extra otel -c requirements/dev.txt -o requirements/otel.txt
 compile pyproject.toml --extra server --extra tensorflow -c requirements/dev.txt -o requirements/tensorflow.txt
+compile pyproject.toml --extra loadtest -c requirements/dev.txt -o requirements/loadtest.txt
 compile pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 compile pyproject.toml --extra gpu -o requirements/gpu.txt
 compile --group build -o requirements/build.txt

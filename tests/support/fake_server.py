@@ -66,7 +66,9 @@ class FakeServer(classification_pb2_grpc.ClassificationServiceServicer, model_pb
             self.metadata.append(dict(context.invocation_metadata()))
         self.before(request, context)
         values = first_bytes(request)
-        reply = pb.ClassifyResponse(model=request.model, model_version=4, request_id=self.metadata[-1]["x-request-id"])
+        reply = pb.ClassifyResponse(
+            model=request.model, model_version=4, request_id=self.metadata[-1].get("x-request-id", "")
+        )
         for value in values:
             predictions = [
                 pb.Prediction(label=f"class {value + rank}", index=value + rank, probability=1 / 2 ** (rank + 1))

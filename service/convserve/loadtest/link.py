@@ -1,0 +1,149 @@
+"""A socket with HTTP/2 on it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convserve.errors import ConfigError
+from convserve.loadtest.http2 import Connection, ProtocolError, Reply
+
+_READ_BYTES = 262_144
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to connect, and how."""
+
+    host: str
+    port: int
+    timeout: float
+    """Seconds that a request may take."""
+    tls: bool = False
+    ca_file: str = ""
+    """PEM file of certificates that may have signed the server's; empty: the machine's usual ones."""
+    token: str = ""
+    """Bearer token; empty: none."""
+
+    @property
+    def authority(self) -> str:
+        """HOST:PORT, IPv6 hosts in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        """Headers of every call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+def parse_target(text: str, timeout: float, *, ca_file: str = "", tls: bool = False, token_file: str = "") -> Target:
+    """Read HOST:PORT.
+
+    Raises:
+        ConfigError: says what came and what is wanted.
+    """
+    host, separator, port = text.removeprefix("dns:///").rpartition(":")
+    if not separator or not host or not port.isdecimal():
+        raise ConfigError(f"target: {text!r} came; wanted is HOST:PORT")
+    try:
+        token = Path(token_file).read_text().strip() if token_file else ""
+        ca_file = str(Path(ca_file).resolve(strict=True)) if ca_file else ""
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be read ({error.strerror})") from error
+    return Target(host.strip("[]"), int(port), timeout, tls or bool(ca_file), ca_file, token)
+
+
+class Link:
+    """One connection to the server. Reading and writing never wait; connecting does, at most some seconds."""
+
+    def __init__(self, target: Target, path: str) -> None:
+        """Connect.
+
+        Raises:
+            OSError: nobody answers there.
+        """
+        raw = socket.create_connection((target.host, target.port), _CONNECT_SECONDS)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if target.tls:
+            context = ssl.create_default_context(cafile=target.ca_file or None)
+            context.set_alpn_protocols(["h2"])
+            raw = context.wrap_socket(raw, server_hostname=target.host)
+        raw.setblocking(False)
+        self._socket = raw
+        scheme = "https" if target.tls else "http"
+        self._connection = Connection(target.authority, path, target.timeout, target.metadata, scheme=scheme)
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._socket.fileno()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call may be sent now."""
+        return self._connection.ready
+
+    @property
+    def spent(self) -> bool:
+        """Whether no call is under way and none may be sent: time to close."""
+        return self._connection.closing and not self._connection.in_flight
+
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes wait for room in the socket."""
+        return bool(self._connection.output)
+
+    def send(self, framed: bytes) -> int:
+        """Begin a call; its bytes leave with the next `flush`. Returns its stream."""
+        return self._connection.send(framed)
+
+    def cancel(self, stream: int) -> None:
+        """Give a call up."""
+        self._connection.cancel(stream)
+
+    def flush(self) -> list[Reply]:
+        """Send what the socket takes. Returns the calls that failed because the connection is lost."""
+        output = self._connection.output
+        try:
+            while output:
+                del output[: self._socket.send(output)]
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+        except OSError as error:
+            return self._lose(str(error.strerror))
+        return []
+
+    def receive(self) -> list[Reply]:
+        """Read what has come. Returns the calls that ended with it."""
+        replies: list[Reply] = []
+        try:
+            while True:
+                data = self._socket.recv(_READ_BYTES)
+                if not data:
+                    return replies + self._lose("the server closed the connection")
+                replies += self._connection.receive(data)
+                if len(data) < _READ_BYTES and not self._pending():
+                    return replies
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return replies
+        except OSError as error:
+            return replies + self._lose(str(error.strerror))
+        except ProtocolError as error:
+            return replies + self._lose(str(error))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _pending(self) -> bool:
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
+    def _lose(self, why: str) -> list[Reply]:
+        self._connection.output.clear()
+        return self._connection.fail(f"connection lost: {why}")
+
+
+Connect = Callable[[], Link]

@@ -1,0 +1,197 @@
+"""The load tester against real servers, as a command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convserve.loadtest.http2 import Reply, frame_message
+from convserve.loadtest.link import Link, Target
+from convserve.v1 import classification_pb2 as pb
+from convserve.v1 import model_pb2
+from support import versions
+from support.fake_server import FakeServer, refuse, running
+from support.server import ServerProcess, serving
+
+CLASSIFY = "/convserve.v1.ClassificationService/Classify"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    root = tmp_path_factory.mktemp("loadtest")
+    versions.write_version(root / "repository")
+    with serving(root / "repository", root) as started:
+        yield started
+
+
+def loadtest(target: str, *flags: str) -> tuple[int, dict[str, Any], str]:
+    """Run the command. Returns exit status, its JSON and stderr."""
+    command = [sys.executable, "-m", "convserve", "loadtest", "--target", target, "--model", "stripes", "--json"]
+    command += ["--warmup", "0.2", "--duration", "1", "--samples", "32", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+
+
+def only_run(found: dict[str, Any]) -> dict[str, Any]:
+    (run,) = found["runs"]
+    assert isinstance(run, dict)
+    return run
+
+
+def real_failures(found: dict[str, Any]) -> list[str]:
+    """Problems other than a client short of processor time, which a busy test machine cannot promise."""
+    return [text for text in found["problems"] if not text.startswith("invalid")]
+
+
+@pytest.mark.parametrize("dialect", ["native", "oip"])
+@pytest.mark.parametrize("form", ["packed", "encoded"])
+def test_every_request_is_answered_and_right(server: ServerProcess, dialect: str, form: str) -> None:
+    """Both dialects, pixels and files, a mix of batch sizes, two processes."""
+    flags = ["--dialect", dialect, "--form", form, "--rate", "60", "--batch", "1:3,5:1", "--processes", "2"]
+    _, found, _ = loadtest(server.target, *flags)
+    run = only_run(found)
+    assert set(run["statuses"]) == {"OK"}
+    assert 30 < run["statuses"]["OK"] < 100
+    assert run["answers"]["rows"] > 60
+    assert run["answers"]["wrong"] == 0
+    assert real_failures(found) == []
+    assert found["conditions"]["answers_that_differ_from_the_next"] > 0.9
+    assert (run["server_seconds"] != {}) == (dialect == "native")
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "multi-stream", "closed", "ramp", "spike"])
+def test_every_scenario_runs(server: ServerProcess, scenario: str) -> None:
+    """To its end, with requests that were counted."""
+    _, found, _ = loadtest(server.target, "--scenario", scenario, "--rate", "40", "--in-flight", "3")
+    run = only_run(found)
+    assert run["requests"] >= 10
+    assert set(run["statuses"]) == {"OK"}
+    if scenario == "multi-stream":
+        assert run["images_per_second"] == pytest.approx(8 * run["requests_per_second"])
+
+
+def test_offline_sends_as_many_images_as_mlperf_asks_for(server: ServerProcess) -> None:
+    """24,576, whatever the time."""
+    _, found, _ = loadtest(server.target, "--scenario", "offline", "--check", "none")
+    run = only_run(found)
+    assert run["requests"] * 64 == 24_576
+    assert run["images_per_second"] == pytest.approx(24_576 / run["measured_seconds"])
+
+
+def test_an_slo_decides_the_exit_status(server: ServerProcess) -> None:
+    """A bound of a minute is kept, one of a microsecond is not."""
+    _, kept, _ = loadtest(server.target, "--rate", "30", "--slo", "p50=60s")
+    assert only_run(kept)["slo"][0]["met"]
+    assert real_failures(kept) == []
+    status, missed, stderr = loadtest(server.target, "--rate", "30", "--slo", "p50=1us")
+    assert status == 1
+    assert "SLO p50=0.001ms was missed" in stderr
+    assert real_failures(missed) != []
+
+
+def test_a_report_needs_nothing_else(server: ServerProcess, tmp_path: Path) -> None:
+    """One file: no scripts, no pictures or styles from elsewhere; the throughput curve of a sweep is in it."""
+    report = tmp_path / "report.html"
+    _, found, _ = loadtest(server.target, "--sweep", "20,40", "--report", str(report))
+    assert [run["offered_requests_per_second"] for run in found["runs"]] == [20, 40]
+    text = report.read_text()
+    for part in ("<svg", "Latency by throughput", "Latency by percentile", "Requests by status", "Conditions"):
+        assert part in text
+    assert "<script" not in text
+    assert " src=" not in text
+    assert "<link" not in text
+
+
+def test_a_dead_target_is_a_sentence() -> None:
+    """No traceback, exit status 1."""
+    status, _, stderr = loadtest("127.0.0.1:1", "--rate", "1", "--timeout", "2")
+    assert status == 1
+    assert "the server does not answer" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_model_that_is_not_there_is_a_sentence(server: ServerProcess) -> None:
+    """The server's own words."""
+    status, _, stderr = loadtest(server.target, "--rate", "1", "--model", "nothing")
+    assert (status, "nothing" in stderr, "Traceback" in stderr) == (1, True, False)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    """A server of this process; it classifies an image as its first byte."""
+    with running() as started:
+        version = model_pb2.ModelVersion(version=4, input_shape=[1, 1, 1], labels=[str(n) for n in range(256)])
+        started.models = [model_pb2.Model(name="stripes", versions=[version])]
+        yield started
+
+
+def test_mixed_up_answers_fail_the_run(fake: FakeServer) -> None:
+    """A server that swaps the rows of a request, once it is under load: every single answer is one it could give."""
+
+    def swap(request: pb.ClassifyRequest, context: Any) -> None:
+        if request.packed.shape and request.packed.shape[0] == 2:
+            request.packed.data = request.packed.data[::-1]
+
+    fake.before = swap
+    status, found, stderr = loadtest(fake.target, "--rate", "20", "--batch", "2")
+    run = only_run(found)
+    assert status == 1
+    assert run["answers"]["wrong"] > run["answers"]["rows"] / 2
+    assert "answers were wrong; first: class" in stderr
+
+
+def test_refusals_are_counted_by_status(fake: FakeServer) -> None:
+    """With the first text of each."""
+
+    def full(request: pb.ClassifyRequest, context: Any) -> None:
+        if len(fake.requests) % 2:
+            import grpc
+
+            refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
+
+    fake.before = full
+    _, found, _ = loadtest(fake.target, "--rate", "40", "--check", "none", "--slo", "p50=60s")
+    run = only_run(found)
+    assert run["statuses"]["RESOURCE_EXHAUSTED"] > 5
+    assert run["statuses"]["OK"] > 5
+    assert run["first_error_texts"]["RESOURCE_EXHAUSTED"] == "the queue is full"
+
+
+def test_large_messages_pass(fake: FakeServer) -> None:
+    """Larger than any window and frame, in both directions."""
+    link = Link(Target(*_host_port(fake.target), timeout=20), CLASSIFY)
+    pixels = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8)
+    packed = pb.PackedImages(data=pixels.tobytes(), shape=[len(pixels), 1, 1, 1])
+    message = pb.ClassifyRequest(model="m", packed=packed).SerializeToString()
+    replies = call(link, frame_message(message))
+    answer = pb.ClassifyResponse.FromString(replies[0].message)
+    assert [result.predictions[0].index for result in answer.results] == pixels.tolist()
+    link.close()
+
+
+def call(link: Link, framed: bytes) -> list[Reply]:
+    """Send one request and wait for its end."""
+    from convserve.loadtest.process import wait
+
+    link.send(framed)
+    replies: list[Reply] = []
+    give_up = time.monotonic() + 30
+    while not replies:
+        assert time.monotonic() < give_up
+        replies += link.flush()
+        if wait([link], [link] if link.unsent else [], 0.1):
+            replies += link.receive()
+    return replies
+
+
+def _host_port(target: str) -> tuple[str, int]:
+    host, _, port = target.rpartition(":")
+    return host, int(port)

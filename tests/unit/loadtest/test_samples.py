@@ -1,0 +1,86 @@
+"""Where images come from."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convserve.errors import ConfigError
+from convserve.loadtest import samples
+from convserve.loadtest.samples import ModelFacts
+
+MODEL = ModelFacts((4, 6, 1), ("cat", "dog"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for label, value in (("dog", 200), ("cat", 10), ("fish", 90)):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            Image.new("RGB", (12, 8), (value, value, value)).save(tmp_path / label / f"{number}.png")
+    (tmp_path / "dog/notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_a_folder_gives_files_with_labels(folder: Path) -> None:
+    """Labels by the class's name, not by its place in the folder; a class that the model does not know has none."""
+    loaded = samples.load(str(folder), "encoded", MODEL, 100, 0)
+    assert [sample.label for sample in loaded] == [0] * 4 + [1] * 4 + [None] * 4
+    assert loaded[0].content == (folder / "cat/0.png").read_bytes()
+
+
+def test_packed_images_have_the_models_shape(folder: Path) -> None:
+    """Decoded, resized and grey where the model is."""
+    first = samples.load(str(folder), "packed", MODEL, 100, 0)[0].content
+    assert isinstance(first, np.ndarray)
+    assert first.shape == (4, 6, 1)
+    assert first.ravel().tolist() == [10] * 24
+
+
+def test_few_samples_are_spread_over_all_classes(folder: Path) -> None:
+    """Not the first so many."""
+    assert [one.label for one in samples.load(str(folder), "encoded", MODEL, 3, 0)] == [0, 1, None]
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("test_images", "test_labels")])
+def test_an_npz_file_gives_pixels(tmp_path: Path, names: tuple[str, str]) -> None:
+    """As they are, or as PNG."""
+    images = np.arange(3 * 24, dtype=np.uint8).reshape(3, 4, 6, 1)
+    arrays = {names[0]: images, names[1]: np.array([1, 0, 1])}
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]  # mypy takes the first for `allow_pickle`
+    loaded = samples.load(str(tmp_path / "x.npz"), "packed", MODEL, 10, 0)
+    assert [one.label for one in loaded] == [1, 0, 1]
+    assert np.array_equal(np.stack([one.content for one in loaded]), images)
+    encoded = samples.load(str(tmp_path / "x.npz"), "encoded", MODEL, 10, 0)[1].content
+    assert isinstance(encoded, bytes)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encoded))), images[1, :, :, 0])
+
+
+def test_synthetic_images_follow_the_seed() -> None:
+    """Noise in the model's shape, without labels."""
+    one, same, other = (samples.load("synthetic", "packed", MODEL, 5, seed) for seed in (1, 1, 2))
+    assert np.array_equal(one[4].content, same[4].content)
+    assert not np.array_equal(one[4].content, other[4].content)
+    assert one[0].label is None
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """The file, what is in it and what is wanted."""
+    with pytest.raises(ConfigError, match="neither a folder"):
+        samples.load(str(tmp_path / "nothing"), "packed", MODEL, 1, 0)
+    with pytest.raises(ConfigError, match="holds no images"):
+        samples.load(str(tmp_path), "packed", MODEL, 1, 0)
+    np.savez(tmp_path / "a.npz", pictures=np.zeros(3))
+    with pytest.raises(ConfigError, match="holds pictures; wanted is one of images"):
+        samples.load(str(tmp_path / "a.npz"), "packed", MODEL, 1, 0)
+    np.savez(tmp_path / "b.npz", images=np.zeros((2, 5, 5, 1), np.uint8))
+    with pytest.raises(ConfigError, match=r"uint8 \[2, 5, 5, 1\]; the model takes uint8 \[-1, 4, 6, 1\]"):
+        samples.load(str(tmp_path / "b.npz"), "packed", MODEL, 1, 0)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/x.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"x\.png cannot be decoded"):
+        samples.load(str(tmp_path / "broken"), "packed", MODEL, 1, 0)
