@@ -14,7 +14,7 @@ import numpy as np
 
 from convserve import images
 from convserve.arrays import Images
-from convserve.batching import BatchRun, Item, Outputs, Priority
+from convserve.batching import SHORT_SECONDS, BatchRun, Item, Outputs, Priority, Turns
 from convserve.clock import monotonic
 from convserve.errors import ConvserveError, InternalError, InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
@@ -83,10 +83,11 @@ class Engine:
         self._registry = registry
         self._max_image_pixels = max_image_pixels
 
-    def submit(self, request: Request, done: Done) -> Ticket:
+    def submit(self, request: Request, done: Done, turns: Turns | None = None) -> Ticket:
         """Queue a request. Decodes image files on the calling thread; never waits for a batch.
 
-        `done` is called exactly once unless this raises: with the result or an error, on whichever thread has it.
+        `done` is called exactly once unless this raises: with the result or an error, on whichever thread has it. A
+        caller that brings `turns` runs short batches itself, by calling `turns.run_one` as long as something is in it.
 
         Raises:
             ConvserveError: the request is refused; `done` will not be called.
@@ -115,7 +116,12 @@ class Engine:
                     done(outcome if isinstance(outcome, ConvserveError) else InternalError("the model failed to run"))
 
             item = Item(pixels, finish, deadline=request.deadline, priority=request.priority)
-            version.batcher.submit(item)
+            batcher = version.batcher
+            if turns is not None and batcher.runs_here(SHORT_SECONDS):
+                batcher.submit(item, wake=False)
+                turns.add(batcher)
+            else:
+                batcher.submit(item)
         except BaseException as error:
             version.release()
             version.statistics.failed(monotonic() - started)

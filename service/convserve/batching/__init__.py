@@ -6,8 +6,10 @@ from convserve.batching.batcher import Batcher
 from convserve.batching.item import BatchRun, Item, Outputs, Priority, ReleaseReason
 from convserve.batching.queue import Batch, BatchQueue, QueueLimits
 from convserve.batching.times import BatchTimes
+from convserve.batching.turns import SHORT_SECONDS, Turns
 
 __all__ = [
+    "SHORT_SECONDS",
     "Batch",
     "BatchQueue",
     "BatchRun",
@@ -18,4 +20,5 @@ __all__ = [
     "Priority",
     "QueueLimits",
     "ReleaseReason",
+    "Turns",
 ]

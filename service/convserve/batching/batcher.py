@@ -5,7 +5,8 @@
     submit --> BatchQueue --take--> gather into a buffer --> execute --> complete rows --> done callbacks
 
 One thread for each execution slot pulls when it is free, so batches grow by themselves under load. With `prefetch`,
-one more thread has the next batch gathered while the slots are busy.
+one more thread has the next batch gathered while the slots are busy. A thread that would wait for the answer anyway can
+run short batches itself instead of waking another (`run_one`); it takes an execution slot like everybody.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class Batcher:
         self._clock = clock
         self._work = threading.Condition()
         self._slots = threading.BoundedSemaphore(slots)
+        self._can_run_here = slots == 1 and prefetch == 0 and queue.limits.max_queue_delay <= 0
+        self._own_buffer: Images | None = None
         self._busy_until = 0.0
         self._in_flight = 0
         self._state = "idle"
@@ -122,8 +125,17 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, item: Item) -> None:
+    def runs_here(self, seconds: float) -> bool:
+        """Whether `run_one` makes sense: nothing to wait for or overlap with, and a row runs no longer than that."""
+        return self._can_run_here and self._times.predict(self._padded(1)) <= seconds
+
+    def submit(self, item: Item, *, wake: bool = True) -> None:
         """Queue an item. Never blocks; the item's callback brings the answer.
+
+        Args:
+            item: the rows.
+            wake: whether to wake a thread for it. If not, the caller promises to call `run_one` until it says that
+                nothing waits.
 
         Raises:
             OverloadedError: the queue is full.
@@ -136,7 +148,40 @@ class Batcher:
                 raise UnavailableError("the model version is draining; try again")
             self._admit(item, now)
             self._queue.offer(item, now)
-            self._work.notify()
+            if wake:
+                self._work.notify()
+
+    def run_one(self, seconds: float) -> bool:
+        """Form a batch that runs about so long at most, and run it on this thread. Returns whether rows still wait.
+
+        When all slots are taken it does nothing: whoever holds one comes back for what waits.
+        """
+        if not self._slots.acquire(blocking=False):
+            return False
+        try:
+            with self._work:
+                now = self._clock()
+                taken = self._queue.take(now, draining=self._state == "draining", most_rows=self._rows_within(seconds))
+                expired = self._collect_drops()
+                if isinstance(taken, Batch):
+                    self._in_flight += taken.rows
+                elif self._state == "draining":
+                    self._work.notify_all()
+            _expire(expired)
+            if isinstance(taken, Batch):
+                images, self._own_buffer = self._gather(taken, self._own_buffer)
+                self._run(taken, images)
+        finally:
+            self._slots.release()
+        return bool(self._queue.rows)
+
+    def _rows_within(self, seconds: float) -> int:
+        """Rows of the largest batch that is predicted to run no longer; at least one."""
+        sizes = self._sizes or self._times.sizes
+        fitting = [size for size in sizes if self._times.predict(size) <= seconds]
+        if not self._sizes and fitting and fitting[-1] < sizes[-1]:  # between two measured sizes
+            return max(fitting[-1], int(fitting[-1] * seconds / self._times.predict(fitting[-1])))
+        return fitting[-1] if fitting else sizes[0]
 
     def cancel(self, item: Item) -> None:
         """Give an item up, because its caller has gone. Rows that wait never run; rows that run are not waited for."""

@@ -118,8 +118,13 @@ class BatchQueue:
         self.drops.cancelled += 1
         return True
 
-    def take(self, now: float, *, draining: bool = False) -> Batch | float | None:
+    def take(self, now: float, *, draining: bool = False, most_rows: int = 0) -> Batch | float | None:
         """Form a batch if it is time to.
+
+        Args:
+            now: reading of the clock.
+            draining: nothing more will come, so that no window is waited for.
+            most_rows: rows it may have, when that is less than `max_batch_size`; 0: no such limit.
 
         Returns:
             The batch; or the reading of the clock at which to ask again unless something arrives before; or None when
@@ -128,11 +133,12 @@ class BatchQueue:
         self._drop_dead(now)
         if not self.rows:
             return None
+        room = min(most_rows or self.limits.max_batch_size, self.limits.max_batch_size)
         first = min(line[0].enqueued for line in self._waiting.values() if line)
-        reason = self._reason(now, first, draining=draining)
+        reason = self._reason(now, first, room, draining=draining)
         if isinstance(reason, float):
             return reason
-        return self._form(now, first, reason)
+        return self._form(now, first, room, reason)
 
     def drain(self) -> list[Item]:
         """Empty the queue and return what was in it."""
@@ -143,9 +149,9 @@ class BatchQueue:
         self._line_rows = [0] * len(Priority)
         return items
 
-    def _reason(self, now: float, first: float, *, draining: bool) -> ReleaseReason | float:
+    def _reason(self, now: float, first: float, room: int, *, draining: bool) -> ReleaseReason | float:
         """Why a batch goes now, or when it goes."""
-        if self.rows >= self.limits.max_batch_size:
+        if self.rows >= room:
             return ReleaseReason.FULL
         if self.limits.max_queue_delay <= 0:
             return ReleaseReason.IDLE
@@ -161,10 +167,10 @@ class BatchQueue:
             return ReleaseReason.DEADLINE
         return min(window_ends, latest_start)
 
-    def _form(self, now: float, first: float, reason: ReleaseReason) -> Batch:
+    def _form(self, now: float, first: float, most_rows: int, reason: ReleaseReason) -> Batch:
         """Collect rows, most urgent line first, until the batch is full or nothing waits."""
         parts: list[Part] = []
-        room = self.limits.max_batch_size
+        room = most_rows
         for line in self._waiting.values():
             while line and room:
                 item = line[0]
@@ -182,7 +188,7 @@ class BatchQueue:
                 item.next_row = stop
                 room -= taken
                 self._account(item, -taken)
-        return Batch(parts, self.limits.max_batch_size - room, reason, first, now)
+        return Batch(parts, most_rows - room, reason, first, now)
 
     def _drop_dead(self, now: float) -> None:
         """Drop dead items at the heads of the lines, so that `take` never forms an empty batch."""

@@ -20,6 +20,11 @@ class BatchTimes:
         self._seconds = dict(measured)
         self._weight = weight
 
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes that were measured at the start, ascending."""
+        return self._sizes
+
     def record(self, size: int, seconds: float) -> None:
         """Take in how long a batch of `size` rows took. Sizes that were not warmed move their nearest neighbour."""
         index = min(bisect.bisect_left(self._sizes, size), len(self._sizes) - 1)

@@ -22,13 +22,22 @@ from convserve.manager import Manager
 from convserve.metrics import Metrics
 from convserve.open_inference.v2 import service_pb2
 from convserve.registry import Registry
-from convserve.server import classification, models, open_inference, reflection, shared_totals, tensorflow_serving
+from convserve.server import (
+    classification,
+    lane,
+    models,
+    open_inference,
+    reflection,
+    shared_totals,
+    tensorflow_serving,
+)
 from convserve.server.access import Access
 from convserve.server.gate import interceptors
 from convserve.server.health import FILE as HEALTH_FILE
 from convserve.server.health import SERVICE as HEALTH_SERVICE
 from convserve.server.health import Health
 from convserve.server.http import HttpServer
+from convserve.server.lane import FastLane
 from convserve.server.listener import bind, options
 from convserve.server.rpc import Guard
 from convserve.server.shared_totals import ReadTotals
@@ -94,6 +103,7 @@ class Server:
         self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
         """Carries out admin methods in this process."""
         self._grpc: list[grpc.Server] = []
+        self._lane: FastLane | None = None
         self._http: HttpServer | None = None
         self.grpc_port = 0
         """The gRPC port bound."""
@@ -128,6 +138,8 @@ class Server:
         self._grpc = self._build_grpc()
         for server in self._grpc:
             server.start()
+        if self._lane is not None:
+            self._lane.start()
         failures = self.manager.reconcile()
         if failures and settings.exit_on_error:
             raise ArtifactError("; ".join(failure.reason for failure in failures))
@@ -164,6 +176,8 @@ class Server:
             cut = self._guard.active
             log.info("drained", requests_under_way=under_way, requests_cut=cut)
         self.manager.close()
+        if self._lane is not None:
+            self._lane.close()
         if self._http is not None:
             self._http.close()
 
@@ -190,7 +204,10 @@ class Server:
         engine = Engine(self._registry, max_image_pixels=settings.limits.max_image_pixels)
         admin = self.manager if place is None else place.admin
         public = self._build_one(
-            engine, admin if settings.admin_methods else None, settings.limits.max_concurrent_requests
+            engine,
+            admin if settings.admin_methods else None,
+            settings.limits.max_concurrent_requests,
+            fast=settings.fast_lane,
         )
         self.grpc_port = bind(public, "port", settings.host, place.port if place else settings.port, self._certificates)
         if settings.admin_port == "off":
@@ -200,24 +217,33 @@ class Server:
         self.admin_port = bind(private, "admin_port", settings.admin_host, port, self._certificates)
         return [public, private]
 
-    def _build_one(self, engine: Engine, admin: models.Admin | None, threads: int) -> grpc.Server:
+    def _build_one(
+        self, engine: Engine, admin: models.Admin | None, threads: int, *, fast: bool = False
+    ) -> grpc.Server:
         """A server with all methods; `admin` carries admin methods out, None refuses them."""
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
         server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            pool,
             interceptors=interceptors(self._access),
             options=options(self._settings.limits, shared=self._place is not None),
         )
+        native = classification.ClassificationServicer(engine, self._registry)
+        open_ = open_inference.OpenInferenceServicer(
+            engine, self._registry, admin, lambda: self._health.ready, self._read_totals
+        )
+        tensorflow = tensorflow_serving.PredictionServicer(engine, self._registry)
         server.add_generic_rpc_handlers(
             (
-                classification.ClassificationServicer(engine, self._registry).handler(self._guard),
+                native.handler(self._guard),
                 models.ModelServicer(self._registry, admin).handler(self._guard),
-                open_inference.OpenInferenceServicer(
-                    engine, self._registry, admin, lambda: self._health.ready, self._read_totals
-                ).handler(self._guard),
-                tensorflow_serving.PredictionServicer(engine, self._registry).handler(self._guard),
+                open_.handler(self._guard),
+                tensorflow.handler(self._guard),
                 tensorflow_serving.ModelStatusServicer(self._registry).handler(self._guard),
             )
         )
+        if fast:
+            hot = [*native.hot(), *open_.hot(), *tensorflow.hot()]
+            self._lane = lane.build(server, hot, self._guard, pool)
         self._health.register(server)
         reflection.register(server, (*_FILES, HEALTH_SERVICE), (*_FILES.values(), HEALTH_FILE))
         return server

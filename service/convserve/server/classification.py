@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 import numpy as np
@@ -13,7 +14,7 @@ from convserve.batching import BatchRun, Priority, ReleaseReason
 from convserve.engine import Engine, Request, Result
 from convserve.errors import ConvserveError, InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
-from convserve.server.rpc import Call, Guard, parser
+from convserve.server.rpc import Call, Guard, Unary
 from convserve.v1 import classification_pb2 as pb
 
 SERVICE = "convserve.v1.ClassificationService"
@@ -43,16 +44,21 @@ class ClassificationServicer:
 
     def handler(self, guard: Guard) -> grpc.GenericRpcHandler:
         """The service for a synchronous server."""
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "Classify": grpc.unary_unary_rpc_method_handler(
-                    guard.waiting("convserve.v1", "Classify", self.classify, lambda request: request.model),
-                    request_deserializer=parser(pb.ClassifyRequest),
-                    response_serializer=pb.ClassifyResponse.SerializeToString,
-                )
-            },
-        )
+        return grpc.method_handlers_generic_handler(SERVICE, {one.name: guard.waiting(one) for one in self.hot()})
+
+    def hot(self) -> list[Unary[Any, Any]]:
+        """The methods that a fast lane may take over."""
+        return [
+            Unary(
+                SERVICE,
+                "Classify",
+                "convserve.v1",
+                pb.ClassifyRequest,
+                self.classify,
+                model_of=lambda request: request.model,
+                decodes=lambda request: request.HasField("encoded"),
+            )
+        ]
 
     def classify(
         self, message: pb.ClassifyRequest, call: Call, reply: Callable[[pb.ClassifyResponse | ConvserveError], None]
@@ -65,7 +71,7 @@ class ClassificationServicer:
         def done(outcome: Result | ConvserveError) -> None:
             reply(outcome if isinstance(outcome, ConvserveError) else _write(outcome, message, call.request_id))
 
-        return self._engine.submit(request, done).cancel
+        return self._engine.submit(request, done, call.turns).cancel
 
 
 def _read(message: pb.ClassifyRequest, call: Call) -> Request:

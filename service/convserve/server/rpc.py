@@ -9,14 +9,16 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from convserve.batching import Turns
 from convserve.clock import monotonic
 from convserve.errors import (
     ConvserveError,
@@ -44,15 +46,26 @@ _NO_DEADLINE = 10 * 365 * 86400.0  # gRPC tells a call without a deadline as one
 class Call:
     """What a method may know of the call it answers."""
 
-    __slots__ = ("api", "deadline", "model", "request_id")
+    __slots__ = ("api", "deadline", "metadata", "model", "request_id", "turns")
 
-    def __init__(self, api: str, request_id: str, deadline: float) -> None:
-        """Bind what is known before the request is read."""
+    def __init__(self, api: str, metadata: Iterable[tuple[str, str | bytes]], seconds_left: float | None) -> None:
+        """Read what is known before the request is.
+
+        Args:
+            api: which of our APIs was called.
+            metadata: what the caller sent along.
+            seconds_left: until the caller gives up; None or very many: never.
+        """
         self.api = api
-        self.request_id = request_id
+        self.metadata = metadata
+        """What the caller sent along."""
+        self.request_id = _request_id(metadata)
         """The caller's id of the request, or one made here."""
-        self.deadline = deadline
+        never = seconds_left is None or seconds_left > _NO_DEADLINE
+        self.deadline = math.inf if never else monotonic() + seconds_left  # type: ignore[operator]
         """Reading of the server's clock; infinite when the caller set none."""
+        self.turns: Turns | None = None
+        """Where the thread that answers the call notes batches that it will run itself; None: others run them."""
         self.model = ""
         """Name of the model for metrics; set by the method once it is known to exist."""
 
@@ -93,6 +106,31 @@ StartMethod: TypeAlias = Callable[[Q, Call, Reply[A]], Cancel]
 """A method whose answer comes later. It calls the reply once, unless it raises."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unary(Generic[Q, A]):
+    """A method whose answer comes later: one message, one answer."""
+
+    service: str
+    """Full name of the service."""
+    name: str
+    """Name of the method."""
+    api: str
+    """Which of our APIs it belongs to, for metrics."""
+    request: type[Q]
+    """What is sent to it."""
+    start: StartMethod[Q, A]
+    """Starts the work."""
+    model_of: Callable[[Q], str]
+    """Tells which model a request is for."""
+    decodes: Callable[[Q], bool]
+    """Tells whether starting takes long, because image files have to be decoded."""
+
+    @property
+    def path(self) -> str:
+        """As HTTP has it."""
+        return f"/{self.service}/{self.name}"
+
+
 class Guard:
     """Wraps methods for the synchronous server, and counts the calls under way."""
 
@@ -100,7 +138,8 @@ class Guard:
         """Count on `metrics`, let in whom `access` allows; the server has so many threads."""
         self._metrics = metrics
         self._access = access
-        self._shares = Shares(threads)
+        self.shares = Shares(threads)
+        """Shares the threads out among the models."""
         self._lock = threading.Lock()
         self._active = 0
         self._draining = False
@@ -129,23 +168,36 @@ class Guard:
         while monotonic() < min(give_up, self._last_refused + quiet_seconds):
             time.sleep(quiet_seconds / 10)
 
-    def waiting(
-        self, api: str, method: str, start: StartMethod[Q, A], model_of: Callable[[Q], str]
-    ) -> Callable[[Q, grpc.ServicerContext], A]:
-        """Wrap an inference method, whose answer comes later: the call's thread waits, no longer than the deadline.
+    def waiting(self, method: Unary[Q, A]) -> grpc.RpcMethodHandler[Q, A]:
+        """An inference method whose answer comes later: the call's thread waits for it, no longer than the deadline.
 
-        `model_of` tells which model a request is for; when threads run short they are shared out by it.
+        When threads run short they are shared out by model.
         """
 
         def answer(request: Q, call: Call, context: grpc.ServicerContext) -> A:
-            with self._shares.hold(model_of(request)):
+            with self.shares.hold(method.model_of(request)):
                 slot = Slot[A]()
-                cancel = start(request, call, slot.put)
+                cancel = method.start(request, call, slot.put)
                 if not context.add_callback(cancel):
                     cancel()
                 return slot.wait(call.deadline)
 
-        return self._wrap(api, method, Group.INFERENCE, answer)
+        return grpc.unary_unary_rpc_method_handler(
+            self._wrap(method.api, method.name, Group.INFERENCE, answer),
+            request_deserializer=parser(method.request),
+            response_serializer=_serialize,
+        )
+
+    def read(self, method: Unary[Q, A], data: bytes, call: Call) -> Q:
+        """Parse an inference method's message, if the call may be answered at all.
+
+        Raises:
+            ConvserveError: as `authorize` and `check` say.
+        """
+        self.authorize(Group.INFERENCE, call)
+        request = parser(method.request)(data)
+        self.check(request)
+        return request
 
     def direct(
         self, api: str, method: str, answer: Callable[[Q, Call], A], group: Group = Group.METADATA
@@ -169,17 +221,16 @@ class Guard:
             call = call_of(api, context)
             self.enter(api)
             code = grpc.StatusCode.OK
+            outcome: object = None
             try:
-                self.authorize(group, context)
+                self.authorize(group, call)
                 self.check(request)
                 return answer(request, call, context)
-            except Exception as error:  # every failure becomes a status
-                code = code_of(error)
-                if code is grpc.StatusCode.INTERNAL:
-                    log.error("request failed", request_id=call.request_id, method=method, exc_info=error)
+            except Exception as error:  # noqa: BLE001  # every failure becomes a status
+                outcome, code = error, code_of(error)
                 context.abort_with_status(status_of(error, call.request_id))
             finally:
-                self.leave(call, method, code, time.perf_counter() - started)
+                self.leave(call, method, code, time.perf_counter() - started, outcome)
 
         return behavior
 
@@ -189,15 +240,17 @@ class Guard:
         with self._lock:
             self._active += 1
 
-    def leave(self, call: Call, method: str, code: grpc.StatusCode, seconds: float) -> None:
-        """Count a request that ends."""
+    def leave(self, call: Call, method: str, code: grpc.StatusCode, seconds: float, outcome: object) -> None:
+        """Count a request that ends; an `outcome` that nobody expected is logged."""
         with self._lock:
             self._active -= 1
         self._metrics.in_flight.labels(call.api).dec()
         self._metrics.requests.labels(call.api, method, call.model, code.name).inc()
         self._metrics.request_seconds.labels(call.api, method, call.model).observe(seconds)
+        if code is grpc.StatusCode.INTERNAL and isinstance(outcome, BaseException):
+            log.error("request failed", request_id=call.request_id, method=method, exc_info=outcome)
 
-    def authorize(self, group: Group, context: grpc.ServicerContext) -> None:
+    def authorize(self, group: Group, call: Call) -> None:
         """Refuse a call whose token does not allow it.
 
         Raises:
@@ -205,8 +258,7 @@ class Guard:
             PermissionDeniedError: the token is for other methods.
         """
         if not self._access.open:
-            metadata: Any = context.invocation_metadata()
-            self._access.check(group, metadata)
+            self._access.check(group, call.metadata)
 
     def check(self, request: Message) -> None:
         """Refuse a request that no method should see.
@@ -276,18 +328,19 @@ class Slot(Generic[A]):
 
 def call_of(api: str, context: grpc.ServicerContext) -> Call:
     """What is known of a call before its request is read."""
-    return Call(api, _request_id(context), _deadline(context))
-
-
-def _deadline(context: grpc.ServicerContext) -> float:
-    left = context.time_remaining()
-    return math.inf if left is None or left > _NO_DEADLINE else monotonic() + left
-
-
-def _request_id(context: grpc.ServicerContext) -> str:
-    """The caller's `x-request-id` if it is one that may stand in a log, else a new one."""
     metadata: Any = context.invocation_metadata()
+    return Call(api, metadata, context.time_remaining())
+
+
+def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The caller's `x-request-id` if it is one that may stand in a log, else a new one."""
     for key, value in metadata:
-        if key == REQUEST_ID_KEY and 0 < len(value) <= _ID_LENGTH and value.isascii() and value.isprintable():
-            return str(value)
+        if key == REQUEST_ID_KEY and isinstance(value, str) and 0 < len(value) <= _ID_LENGTH:
+            if value.isascii() and value.isprintable():
+                return value
+            break
     return secrets.token_hex(8)
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()

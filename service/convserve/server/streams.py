@@ -43,7 +43,7 @@ def streaming(
     def behavior(requests: Iterator[Q], context: grpc.ServicerContext) -> Iterator[A]:
         stream = _Stream(guard, api, method, start, refuse, context)
         try:
-            guard.authorize(Group.INFERENCE, context)
+            guard.authorize(Group.INFERENCE, call_of(api, context))
             with guard.stream(stream.drain):
                 yield from stream.serve(requests)
                 if stream.drained:
@@ -170,4 +170,4 @@ class _Stream(Generic[Q, A]):
             self._count(waiting, code)
 
     def _count(self, waiting: _Waiting[Q, A], code: grpc.StatusCode) -> None:
-        self._guard.leave(waiting.call, self._method, code, time.perf_counter() - waiting.started)
+        self._guard.leave(waiting.call, self._method, code, time.perf_counter() - waiting.started, None)

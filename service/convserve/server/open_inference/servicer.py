@@ -21,7 +21,7 @@ from convserve.server.models import Admin
 from convserve.server.open_inference import describe, reply, request
 from convserve.server.open_inference.repository import Repository
 from convserve.server.open_inference.statistics import statistics
-from convserve.server.rpc import Call, Cancel, Guard, Reply, parser
+from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, parser
 from convserve.server.shared_totals import ReadTotals
 from convserve.server.streams import streaming
 from convserve.statistics import Totals
@@ -96,11 +96,7 @@ class OpenInferenceServicer:
             )
             for name, group, method, message in methods
         }
-        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-            guard.waiting(API, "ModelInfer", self.model_infer, lambda message: message.model_name),
-            request_deserializer=parser(infer_pb2.ModelInferRequest),
-            response_serializer=_serialize,
-        )
+        handlers.update({one.name: guard.waiting(one) for one in self.hot()})
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             streaming(guard, API, "ModelStreamInfer", self.model_stream_infer, _refusal),
             request_deserializer=parser(infer_pb2.ModelInferRequest),
@@ -109,6 +105,20 @@ class OpenInferenceServicer:
         for sentence, names in _NOT_OFFERED.items():
             handlers.update({name: guard.not_offered(API, name, sentence) for name in names})
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def hot(self) -> list[Unary[Any, Any]]:
+        """The methods that a fast lane may take over."""
+        return [
+            Unary(
+                SERVICE,
+                "ModelInfer",
+                API,
+                infer_pb2.ModelInferRequest,
+                self.model_infer,
+                model_of=lambda message: message.model_name,
+                decodes=lambda message: any(one.datatype == "BYTES" for one in message.inputs),
+            )
+        ]
 
     def model_infer(
         self, message: infer_pb2.ModelInferRequest, call: Call, answer: Reply[infer_pb2.ModelInferResponse]
@@ -121,7 +131,7 @@ class OpenInferenceServicer:
         def done(outcome: Result | ConvserveError) -> None:
             answer(outcome if isinstance(outcome, ConvserveError) else reply.write(outcome, wanted, message.id))
 
-        return self._engine.submit(request.read(message, call), done).cancel
+        return self._engine.submit(request.read(message, call), done, call.turns).cancel
 
     def model_stream_infer(
         self, message: infer_pb2.ModelInferRequest, call: Call, answer: Reply[infer_pb2.ModelStreamInferResponse]

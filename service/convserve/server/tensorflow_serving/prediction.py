@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -16,8 +16,9 @@ from convserve.errors import ConvserveError, InvalidRequestError
 from convserve.manifest import LOGITS_NAME, Manifest
 from convserve.registry import Registry
 from convserve.server.reflection import public_name_of
-from convserve.server.rpc import Call, Cancel, Guard, Reply, parser
+from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, parser
 from convserve.server.tensorflow_serving import request, signatures, tensors
+from convserve.tensorflow_core.v1 import tensor_pb2
 from convserve.tensorflow_serving.v1 import model_pb2
 from convserve.tensorflow_serving.v1 import prediction_pb2 as pb
 
@@ -43,16 +44,7 @@ class PredictionServicer:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Predict": grpc.unary_unary_rpc_method_handler(
-                    guard.waiting(API, "Predict", self.predict, lambda message: message.model_spec.name),
-                    request_deserializer=parser(pb.PredictRequest),
-                    response_serializer=pb.PredictResponse.SerializeToString,
-                ),
-                "Classify": grpc.unary_unary_rpc_method_handler(
-                    guard.waiting(API, "Classify", self.classify, lambda message: message.model_spec.name),
-                    request_deserializer=parser(pb.ClassificationRequest),
-                    response_serializer=pb.ClassificationResponse.SerializeToString,
-                ),
+                **{one.name: guard.waiting(one) for one in self.hot()},
                 "GetModelMetadata": grpc.unary_unary_rpc_method_handler(
                     guard.direct(API, "GetModelMetadata", self.get_model_metadata),
                     request_deserializer=parser(pb.GetModelMetadataRequest),
@@ -64,6 +56,29 @@ class PredictionServicer:
                 ),
             },
         )
+
+    def hot(self) -> list[Unary[Any, Any]]:
+        """The methods that a fast lane may take over."""
+        return [
+            Unary(
+                SERVICE,
+                "Predict",
+                API,
+                pb.PredictRequest,
+                self.predict,
+                model_of=lambda message: message.model_spec.name,
+                decodes=lambda message: any(one.dtype == tensor_pb2.DT_STRING for one in message.inputs.values()),
+            ),
+            Unary(
+                SERVICE,
+                "Classify",
+                API,
+                pb.ClassificationRequest,
+                self.classify,
+                model_of=lambda message: message.model_spec.name,
+                decodes=lambda _: True,
+            ),
+        ]
 
     def predict(self, message: pb.PredictRequest, call: Call, answer: Reply[pb.PredictResponse]) -> Cancel:
         """Start a classification of a tensor; returns what cancels it."""
@@ -80,7 +95,7 @@ class PredictionServicer:
                 model_spec=_spec(result.version.manifest, message.model_spec.signature_name),
             )
 
-        return self._submit(request.read_predict(message, call), write, answer)
+        return self._submit(request.read_predict(message, call), write, answer, call)
 
     def classify(
         self, message: pb.ClassificationRequest, call: Call, answer: Reply[pb.ClassificationResponse]
@@ -94,7 +109,7 @@ class PredictionServicer:
                 model_spec=_spec(result.version.manifest, message.model_spec.signature_name),
             )
 
-        return self._submit(request.read_classify(message, call), write, answer)
+        return self._submit(request.read_classify(message, call), write, answer, call)
 
     def get_model_metadata(self, message: pb.GetModelMetadataRequest, call: Call) -> pb.GetModelMetadataResponse:
         """Tell what a model takes and gives."""
@@ -116,11 +131,11 @@ class PredictionServicer:
         finally:
             version.release()
 
-    def _submit(self, wanted: Request, write: Callable[[Result], A], answer: Reply[A]) -> Cancel:
+    def _submit(self, wanted: Request, write: Callable[[Result], A], answer: Reply[A], call: Call) -> Cancel:
         def done(outcome: Result | ConvserveError) -> None:
             answer(outcome if isinstance(outcome, ConvserveError) else write(outcome))
 
-        return self._engine.submit(wanted, done).cancel
+        return self._engine.submit(wanted, done, call.turns).cancel
 
     def _note_model(self, spec: model_pb2.ModelSpec, call: Call) -> None:
         if self._registry.has_model(spec.name):

@@ -1,0 +1,247 @@
+"""The fast lane: the hot unary methods, driven from one loop over a completion queue of their own.
+
+::
+
+    call arrives -> message arrives -> parse, start -> rows wait          (as long as events come)
+    queue dry    -> run one short batch -> one send for each call         (then look for events again)
+
+grpcio's public server hands every call to a thread, which waits for the message, then for its answer. Here nothing
+waits: one thread reads events, and computes when there are none left. Calls that would hold it up (image files to
+decode, large messages, models that take long) go to threads as on the public path. Everything else about a call (its
+id, deadline, access, errors, metrics) is the guard's, on both paths.
+
+This is the only module that touches grpcio's internals. They carry no promise, so it is used with versions that it was
+tested with, and the public path serves otherwise. What it relies on:
+
+- a registered method's calls are delivered to the completion queue that asked for them;
+- an operation's tag comes back as `event.tag`, and operations are not used twice;
+- the server is told of its shutdown only when all calls are over, ours included, so that `stop(grace)` waits for them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import structlog
+from grpc import _common
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from convserve.batching import SHORT_SECONDS, Turns
+from convserve.clock import monotonic
+from convserve.errors import UnsupportedError
+from convserve.server.rpc import Call, Guard, Unary
+from convserve.server.status import code_of, status_of
+
+TESTED_VERSIONS = ("1.81.", "1.85.")
+"""Versions of grpcio, by how they begin, whose internals are known to be as described above."""
+
+LARGE_BYTES = 256 * 1024
+"""A message from here on is parsed and answered by a thread: taking it apart holds the loop up too long."""
+
+_POLL_SECONDS = 0.2
+_NO_FLAGS = 0
+_CODES = _common.STATUS_CODE_TO_CYGRPC_STATUS_CODE
+
+log = structlog.get_logger(__name__)
+
+
+def build(
+    server: grpc.Server, methods: Sequence[Unary[Any, Any]], guard: Guard, threads: ThreadPoolExecutor
+) -> FastLane | None:
+    """A fast lane for a server that is not started; None when this grpcio is not one of those tested."""
+    if grpc.__version__.startswith(TESTED_VERSIONS):
+        return FastLane(server, methods, guard, threads)
+    log.warning("no fast lane: this grpcio was not tested with it", grpcio=grpc.__version__, tested=TESTED_VERSIONS)
+    return None
+
+
+class FastLane:
+    """Answers some methods of a server. `start` after the server's, `close` when it has stopped."""
+
+    def __init__(
+        self, server: grpc.Server, methods: Sequence[Unary[Any, Any]], guard: Guard, threads: ThreadPoolExecutor
+    ) -> None:
+        """Take methods over; before the server starts.
+
+        Args:
+            server: whose other methods stay with it.
+            methods: what is answered here.
+            guard: shared with the public path.
+            threads: for calls that would hold the loop up.
+        """
+        self._server: cygrpc.Server = server._state.server  # type: ignore[attr-defined]  # noqa: SLF001  # see above
+        self._queue = cygrpc.CompletionQueue()
+        self._server.register_completion_queue(self._queue)
+        self._arrivals = [_Arrivals(self, method) for method in methods]
+        for arrivals in self._arrivals:
+            self._server.register_method(arrivals.path)
+        self.guard = guard
+        self.threads = threads
+        self.turns = Turns()
+        """Batchers with rows to run on this lane's thread."""
+        self.calls = 0
+        """Calls that are not over; the loop's own."""
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="lane", daemon=True)
+
+    def start(self) -> None:
+        """Ask for calls."""
+        for arrivals in self._arrivals:
+            self.listen(arrivals)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, once the server has stopped and nothing is computed any more."""
+        self._closing = True
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def listen(self, arrivals: _Arrivals) -> None:
+        """Ask for one more call of a method."""
+        try:
+            self._server.request_registered_call(self._queue, self._queue, arrivals.path, arrivals)
+        except ValueError:  # the server is shutting down
+            return
+
+    def _serve(self) -> None:
+        """Handle events, and compute when there are none, or when they do not stop coming."""
+        poll, turns = self._queue.poll, self.turns
+        timeout = cygrpc.CompletionType.queue_timeout
+        compute_at = 0.0
+        while not self._closing or self.calls:
+            event = poll(0.0 if turns else time.time() + _POLL_SECONDS)
+            if event.completion_type != timeout:
+                try:
+                    event.tag(event)
+                except Exception as error:  # one call's trouble must not end the others'
+                    log.error("event not handled", exc_info=error)
+                del event  # it holds the call, which must be free before the next wait
+                if not turns or monotonic() < compute_at:
+                    continue
+            if turns:
+                turns.run_one()
+                compute_at = monotonic() + SHORT_SECONDS
+        self._queue.shutdown()
+        while self._queue.poll().completion_type != cygrpc.CompletionType.queue_shutdown:  # answers that were sent
+            pass
+
+
+class _Arrivals:
+    """Tag of calls that arrive for one method."""
+
+    def __init__(self, lane: FastLane, method: Unary[Any, Any]) -> None:
+        self._lane = lane
+        self.method = method
+        self.path = method.path
+
+    def __call__(self, event: Any) -> None:
+        if not event.success:  # the server is shutting down
+            return
+        self._lane.listen(self)
+        _LaneCall(self._lane, self.method, event)
+
+
+class _LaneCall:
+    """One call. Its events come on the loop's thread; its answer from whichever thread has it."""
+
+    __slots__ = ("_call", "_cancel", "_gone", "_grpc", "_lane", "_method", "_started")
+
+    def __init__(self, lane: FastLane, method: Unary[Any, Any], event: Any) -> None:
+        self._started = time.perf_counter()
+        self._lane = lane
+        self._method = method
+        self._grpc = event.call
+        left = event.call_details.deadline - time.time()
+        self._call = Call(method.api, event.invocation_metadata, left)
+        self._cancel: Callable[[], None] | None = None
+        self._gone = False
+        lane.calls += 1
+        lane.guard.enter(method.api)
+        self._grpc.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_close)
+        self._grpc.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._on_message)
+
+    def _on_message(self, event: Any) -> None:
+        data = event.batch_operations[0].message()
+        if data is None:  # the caller sent none, or one that is too large, or has gone
+            self._answer(UnsupportedError(f"{self._method.path} takes exactly one message"))
+        elif len(data) >= LARGE_BYTES:
+            self._lane.threads.submit(self._begin_beside, data)
+        else:
+            self._begin(data)
+
+    def _begin(self, data: bytes) -> None:
+        """Parse and start, unless that takes a thread."""
+        try:
+            request = self._lane.guard.read(self._method, data, self._call)
+            if self._method.decodes(request):
+                self._lane.threads.submit(self._start_beside, request)
+                return
+            self._call.turns = self._lane.turns
+            self._start(request)
+        except Exception as error:  # noqa: BLE001  # every failure becomes a status
+            self._answer(error)
+
+    def _begin_beside(self, data: bytes) -> None:
+        """Parse and start on a thread."""
+        try:
+            request = self._lane.guard.read(self._method, data, self._call)
+        except Exception as error:  # noqa: BLE001  # every failure becomes a status
+            self._answer(error)
+        else:
+            self._start_beside(request)
+
+    def _start_beside(self, request: Any) -> None:
+        """Start on a thread."""
+        try:
+            with self._lane.guard.shares.hold(self._method.model_of(request)):
+                self._start(request)
+        except Exception as error:  # noqa: BLE001  # every failure becomes a status
+            self._answer(error)
+
+    def _start(self, request: Any) -> None:
+        cancel = self._method.start(request, self._call, self._answer)
+        self._cancel = cancel
+        if self._gone:  # while it started
+            cancel()
+
+    def _on_close(self, event: Any) -> None:
+        if event.batch_operations[0].cancelled():
+            self._gone = True
+            if self._cancel is not None:
+                self._cancel()
+        self._lane.calls -= 1
+
+    def _answer(self, outcome: Any) -> None:
+        """Send the answer, or the status that an error stands for."""
+        call = self._call
+        if isinstance(outcome, BaseException):
+            late = self._gone and call.deadline <= monotonic()  # gRPC ends such calls itself
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else code_of(outcome)
+            if not self._gone:
+                status = status_of(outcome, call.request_id)
+                self._send(None, code, status.details, status.trailing_metadata)
+        else:
+            outcome, code = outcome.SerializeToString(), grpc.StatusCode.OK
+            if not self._gone:
+                self._send(outcome, code, "", None)
+        seconds = time.perf_counter() - self._started
+        self._lane.guard.leave(call, self._method.name, code, seconds, outcome)
+
+    def _send(self, message: bytes | None, code: grpc.StatusCode, details: str, trailers: Any) -> None:
+        """All that a call is answered with, in one operation."""
+        operations: list[Any] = [
+            cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
+            cygrpc.SendStatusFromServerOperation(trailers, _CODES[code], details.encode(), _NO_FLAGS),
+        ]
+        if message is not None:
+            operations.insert(1, cygrpc.SendMessageOperation(message, _NO_FLAGS))
+        self._grpc.start_server_batch(operations, _sent)
+
+
+def _sent(event: Any) -> None:
+    """Tag of answers: nothing is left to do."""
