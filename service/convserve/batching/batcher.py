@@ -21,10 +21,14 @@ import numpy as np
 
 from convserve.arrays import Images
 from convserve.batching.item import BatchRun, Item, Outputs
+from convserve.batching.lateness import Lateness
 from convserve.batching.queue import Batch, BatchQueue, QueueLimits
 from convserve.batching.times import BatchTimes
 from convserve.clock import Clock, monotonic
 from convserve.errors import CancelledError, ConvserveError, DeadlineError, InternalError, UnavailableError
+
+_WAY_BACK = 0.02
+"""Share of the time left that is kept for the answer's way to the caller, whose clock has run longer than ours."""
 
 
 class BatchObserver(Protocol):
@@ -82,6 +86,7 @@ class Batcher:
         self._can_run_here = slots == 1 and prefetch == 0 and queue.limits.max_queue_delay <= 0
         self._own_buffer: Images | None = None
         self._busy_until = 0.0
+        self._lateness = Lateness()
         self._in_flight = 0
         self._state = "idle"
         self._threads = [
@@ -219,9 +224,10 @@ class Batcher:
         size = min(item.rows, self._queue.limits.max_batch_size)
         pieces = -(-item.rows // self._queue.limits.max_batch_size)
         ahead = max(self._busy_until - now, 0.0) + self._queue.seconds_ahead(item.priority)
-        needed = ahead + pieces * self._times.predict(self._padded(size))
-        if now + needed > item.deadline:
-            left = max(item.deadline - now, 0.0)
+        item.predicted_seconds = ahead + pieces * self._times.predict(self._padded(size))
+        left = max(item.deadline - now, 0.0)
+        needed = item.predicted_seconds + self._lateness.allowance
+        if needed > left * (1 - _WAY_BACK):
             raise DeadlineError(
                 f"the deadline is {left:.4f} s away and the answer would take about {needed:.4f} s; nothing was"
                 " computed"
@@ -328,6 +334,8 @@ class Batcher:
             if not noted:
                 self._observer.batch_ran(run)
                 noted = True
+            if part.stop == part.item.rows and part.item.predicted_seconds:
+                self._lateness.note(part.item.predicted_seconds, finished - part.item.enqueued)
             part.item.complete_rows(part.start, Outputs(*(out[row : row + count] for out in outputs)), run)
             row += count
 
@@ -339,4 +347,4 @@ class Batcher:
 
 def _expire(items: list[Item]) -> None:
     for item in items:
-        item.finish(DeadlineError("the deadline passed while the request waited; nothing was computed"))
+        item.finish(DeadlineError("the deadline passed, or was too near, when its turn came; nothing was computed"))

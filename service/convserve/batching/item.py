@@ -69,6 +69,7 @@ class Item:
         "enqueued",
         "images",
         "next_row",
+        "predicted_seconds",
         "priority",
         "row_bytes",
         "rows",
@@ -97,6 +98,8 @@ class Item:
         self.priority = priority
         self.enqueued = 0.0
         """When the item entered the queue; set by the queue."""
+        self.predicted_seconds = 0.0
+        """How long the answer was predicted to take when the item was admitted; 0: nobody had to know."""
         self.next_row = 0
         """First row that no batch has taken yet."""
         self.runs: list[BatchRun] = []

@@ -196,9 +196,14 @@ class BatchQueue:
             while line and self._is_dead(line[0], now):
                 self._drop(line.popleft())
 
-    @staticmethod
-    def _is_dead(item: Item, now: float) -> bool:
-        return item.finished or item.deadline <= now
+    def _is_dead(self, item: Item, now: float) -> bool:
+        """Whether running it would help nobody: the caller is answered, or will have given up before it is done."""
+        if item.finished or item.deadline <= now:
+            return True
+        if item.deadline == math.inf:
+            return False
+        rows = min(item.rows - item.next_row, self.limits.max_batch_size)
+        return item.deadline <= now + self._run_seconds(rows)
 
     def _drop(self, item: Item) -> None:
         self._forget(item)
