@@ -26,3 +26,14 @@ def top_k(probabilities: Probabilities, k: int) -> npt.NDArray[np.intp]:
         best: npt.NDArray[np.intp] = probabilities.argmax(axis=1)[:, None]
         return best
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+
+
+def best(probabilities: Probabilities, k: int) -> tuple[list[list[int]], list[list[float]]]:
+    """The `k` most probable classes of each row as `top_k` orders them, and their probabilities, as lists."""
+    if k == 1:  # what nearly everybody asks for; indexing by arrays takes NumPy ten times as long
+        classes = probabilities.argmax(axis=1).tolist()
+        return [[index] for index in classes], [
+            [row.item(index)] for row, index in zip(probabilities, classes, strict=True)
+        ]
+    indices = top_k(probabilities, k)
+    return indices.tolist(), np.take_along_axis(probabilities, indices, axis=1).tolist()

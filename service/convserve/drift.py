@@ -10,13 +10,12 @@ common usage below 0.1 is stable, above 0.25 is a shift worth a look.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from convserve.arrays import Images
+from convserve.arrays import Images, Probabilities
 from convserve.batching import Outputs
 from convserve.manifest import InputStatistics
 
@@ -25,8 +24,10 @@ CONFIDENCE_BOUNDS = tuple(step / 20 for step in range(1, 21))
 
 _SETTLE_EVERY = 256
 """Requests that are counted together."""
-_SAMPLED_IMAGES = 256
-"""Images of each such lot whose pixels are looked at."""
+_SAMPLE_EVERY = 4
+"""The pixels of every so manieth request are looked at."""
+_SAMPLED_IMAGES = 4
+"""Images of such a request, at most; copies of them wait, so that large requests do not stay in memory."""
 _WINDOW_IMAGES = 20_000
 """When so many images are in a histogram, what it holds is halved: older ones count less and less."""
 _FEWEST_IMAGES = 500
@@ -65,32 +66,38 @@ class Drift:
         self._classes = np.zeros(len(training.class_share), np.int64)
         self._confidence = np.zeros(len(CONFIDENCE_BOUNDS), np.int64)
         self._confidence_sum = 0.0
-        self._waiting: list[tuple[Images, Outputs]] = []
+        self._waiting: list[Probabilities] = []
+        self._sampled: list[Images] = []
         self._lock = threading.Lock()
 
     def note(self, images: Images, outputs: Outputs) -> None:
         """Take note of an answered request: uint8 [n, H, W, C] and its outputs."""
-        self._waiting.append((images, outputs))
-        if len(self._waiting) >= _SETTLE_EVERY:
+        waiting = self._waiting
+        if not len(waiting) % _SAMPLE_EVERY:
+            self._sampled.append(images[:_SAMPLED_IMAGES].copy())
+        waiting.append(outputs.probabilities)
+        if len(waiting) >= _SETTLE_EVERY:
             self.settle()
 
     def settle(self) -> None:
         """Count what waits."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
+            sampled, self._sampled = self._sampled, []
             if not waiting:
                 return
-            probabilities = np.concatenate([outputs.probabilities for _, outputs in waiting])
+            probabilities = np.concatenate(waiting)
             confidence = probabilities.max(axis=1)
             classes = np.bincount(probabilities.argmax(axis=1), minlength=len(self._classes))
             buckets = np.searchsorted(CONFIDENCE_BOUNDS, confidence).clip(max=len(CONFIDENCE_BOUNDS) - 1)
             self._classes += classes
             self._confidence += np.bincount(buckets, minlength=len(CONFIDENCE_BOUNDS))
             self._confidence_sum += float(confidence.sum())
-            pixels = _sample([images for images, _ in waiting]).astype(np.float32)
-            means, deviations = pixels.mean(axis=(1, 2, 3)), pixels.std(axis=(1, 2, 3))
-            self._add("image_mean", np.histogram(means, len(self._now["image_mean"]), (0, 255))[0])
-            self._add("image_std", np.histogram(deviations, len(self._now["image_std"]), (0, 128))[0])
+            if sampled:
+                pixels = np.concatenate(sampled).astype(np.float32)
+                means, deviations = pixels.mean(axis=(1, 2, 3)), pixels.std(axis=(1, 2, 3))
+                self._add("image_mean", np.histogram(means, len(self._now["image_mean"]), (0, 255))[0])
+                self._add("image_std", np.histogram(deviations, len(self._now["image_std"]), (0, 128))[0])
             self._add("class", classes)
 
     def seen(self) -> Seen:
@@ -115,9 +122,3 @@ def stability_index(now: Counts, training: Counts) -> float:
     """Population stability index of a histogram of counts against one of shares; both have the same bins."""
     p, q = (np.maximum(share / share.sum(), _SMOOTHING) for share in (now, training))
     return float(np.sum((p - q) * np.log(p / q)))
-
-
-def _sample(lots: Sequence[Images]) -> Images:
-    """At most `_SAMPLED_IMAGES` images, taken evenly from the requests."""
-    each = max(1, _SAMPLED_IMAGES // len(lots))
-    return np.concatenate([images[:each] for images in lots])

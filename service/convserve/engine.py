@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from convserve.errors import ConvserveError, InternalError, InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What a caller wants classified, by which version, until when."""
 
     model: str
@@ -42,8 +41,7 @@ class Request:
     """Urgency within the model's queue."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The answer to a request."""
 
     version: LoadedVersion

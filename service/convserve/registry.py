@@ -72,7 +72,8 @@ class LoadedVersion:
         self.refused = refused
         self.statistics = statistics or Statistics()
         self._users = 0
-        self._unused = threading.Condition()
+        self._lock = threading.Lock()  # a plain one: it is taken twice for each request
+        self._unused = threading.Condition(self._lock)
 
     @property
     def label(self) -> str:
@@ -86,12 +87,12 @@ class LoadedVersion:
 
     def acquire(self) -> None:
         """Count a borrower. Called by the registry while the version can still be found in it."""
-        with self._unused:
+        with self._lock:
             self._users += 1
 
     def release(self) -> None:
         """Take a borrower's handle back."""
-        with self._unused:
+        with self._lock:
             self._users -= 1
             if not self._users:
                 self._unused.notify_all()

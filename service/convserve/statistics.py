@@ -83,8 +83,11 @@ class Statistics:
 
     def answered(self, rows: int, decode_seconds: float, total_seconds: float, runs: Sequence[BatchRun]) -> None:
         """Take note of a request that was answered."""
-        queue = min((run.queue_seconds for run in runs), default=0.0)
-        run = sum(run.run_seconds for run in runs)
+        if len(runs) == 1:
+            queue, run = runs[0].queue_seconds, runs[0].run_seconds
+        else:
+            queue = min((run.queue_seconds for run in runs), default=0.0)
+            run = sum(run.run_seconds for run in runs)
         with self._lock:
             totals = self._totals
             totals.success.add(total_seconds)

@@ -81,7 +81,8 @@ class Batcher:
         self._observer = observer
         self._sizes = sorted(allowed_batch_sizes)
         self._clock = clock
-        self._work = threading.Condition()
+        self._lock = threading.Lock()  # a plain one: it is taken several times for each request
+        self._work = threading.Condition(self._lock)
         self._slots = threading.BoundedSemaphore(slots)
         self._can_run_here = slots == 1 and prefetch == 0 and queue.limits.max_queue_delay <= 0
         self._own_buffer: Images | None = None
@@ -148,8 +149,8 @@ class Batcher:
             UnavailableError: the batcher is closing.
         """
         now = self._clock()
-        with self._work:
-            if not self.accepting:
+        with self._lock:
+            if self._state != "running":
                 raise UnavailableError("the model version is draining; try again")
             self._admit(item, now)
             self._queue.offer(item, now)
@@ -318,30 +319,24 @@ class Batcher:
         run_seconds = finished - started
         self._times.record(len(images), run_seconds)
         self._leave(batch.rows)
+        rows, padded, reason = batch.rows, len(images), batch.reason
+        waited = batch.released - batch.first_enqueued
+        logits, probabilities = outputs
         row = 0
-        noted = False
         for part in batch.parts:
-            count = part.stop - part.start
-            run = BatchRun(
-                item_rows=count,
-                rows=batch.rows,
-                padded_rows=len(images),
-                reason=batch.reason,
-                queue_seconds=started - part.item.enqueued,
-                batch_wait_seconds=batch.released - batch.first_enqueued,
-                run_seconds=run_seconds,
-            )
-            if not noted:
+            item, count = part.item, part.stop - part.start
+            run = BatchRun(count, rows, padded, reason, started - item.enqueued, waited, run_seconds)
+            if not row:
                 self._observer.batch_ran(run)
-                noted = True
-            if part.stop == part.item.rows and part.item.predicted_seconds:
-                self._lateness.note(part.item.predicted_seconds, finished - part.item.enqueued)
-            part.item.complete_rows(part.start, Outputs(*(out[row : row + count] for out in outputs)), run)
+            if item.predicted_seconds and part.stop == item.rows:
+                self._lateness.note(item.predicted_seconds, finished - item.enqueued)
+            answer = Outputs(logits[row : row + count], probabilities[row : row + count])
+            item.complete_rows(part.start, answer, run)
             row += count
 
     def _leave(self, rows: int) -> None:
         """Take rows out of the account of those in flight."""
-        with self._work:
+        with self._lock:
             self._in_flight -= rows
 
 

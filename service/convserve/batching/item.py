@@ -6,7 +6,6 @@ import enum
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +38,7 @@ class Outputs(NamedTuple):
     probabilities: Probabilities
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRun:
+class BatchRun(NamedTuple):
     """How one batch ran that held rows of an item. Durations in seconds."""
 
     item_rows: int

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from convserve.batching.item import Item, Priority, ReleaseReason
 from convserve.errors import DeadlineError, OverloadedError
@@ -29,8 +30,7 @@ class QueueLimits:
     """Bytes of pixels that may wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Rows `start` to `stop` (exclusive) of an item, as they lie in one batch."""
 
     item: Item

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from convserve.arrays import Images, top_k
+from convserve.arrays import Images, best
 from convserve.batching import BatchRun, Priority, ReleaseReason
 from convserve.engine import Engine, Request, Result
 from convserve.errors import ConvserveError, InvalidRequestError
@@ -131,8 +131,7 @@ def _write(result: Result, message: pb.ClassifyRequest, request_id: str) -> pb.C
     """Turn a result into a message."""
     manifest = result.version.manifest
     probabilities = result.outputs.probabilities
-    classes = top_k(probabilities, max(message.top_k, 1))
-    values = np.take_along_axis(probabilities, classes, axis=1).tolist()
+    classes, values = best(probabilities, max(message.top_k, 1))
     labels = manifest.labels
     response = pb.ClassifyResponse(
         model=manifest.model,
@@ -144,7 +143,7 @@ def _write(result: Result, message: pb.ClassifyRequest, request_id: str) -> pb.C
                     for index, value in zip(indices, row, strict=True)
                 ]
             )
-            for indices, row in zip(classes.tolist(), values, strict=True)
+            for indices, row in zip(classes, values, strict=True)
         ],
         request_id=request_id,
     )

@@ -5,13 +5,14 @@ A method starts work and gets a `reply` to call once; whether a thread waits for
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
@@ -40,6 +41,8 @@ A = TypeVar("A", bound=Message)
 
 DRAINING = "the server is shutting down; try another one"
 _ID_LENGTH = 128
+_PROCESS = secrets.token_hex(6)
+_NUMBERS = itertools.count()
 _NO_DEADLINE = 10 * 365 * 86400.0  # gRPC tells a call without a deadline as one that ends far in the future
 
 
@@ -124,6 +127,12 @@ class Unary(Generic[Q, A]):
     """Tells which model a request is for."""
     decodes: Callable[[Q], bool]
     """Tells whether starting takes long, because image files have to be decoded."""
+    parse: Callable[[bytes], Q] = field(init=False)
+    """Reads a message; one that cannot be read is refused by the guard's `check`."""
+
+    def __post_init__(self) -> None:
+        """Prepare the parser once, not for every call."""
+        object.__setattr__(self, "parse", parser(self.request))
 
     @property
     def path(self) -> str:
@@ -184,7 +193,7 @@ class Guard:
 
         return grpc.unary_unary_rpc_method_handler(
             self._wrap(method.api, method.name, Group.INFERENCE, answer),
-            request_deserializer=parser(method.request),
+            request_deserializer=method.parse,
             response_serializer=_serialize,
         )
 
@@ -195,7 +204,7 @@ class Guard:
             ConvserveError: as `authorize` and `check` say.
         """
         self.authorize(Group.INFERENCE, call)
-        request = parser(method.request)(data)
+        request = method.parse(data)
         self.check(request)
         return request
 
@@ -339,7 +348,7 @@ def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
             if value.isascii() and value.isprintable():
                 return value
             break
-    return secrets.token_hex(8)
+    return f"{_PROCESS}{next(_NUMBERS):08x}"
 
 
 def _serialize(message: Message) -> bytes:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from convserve.arrays import top_k
+from convserve.arrays import best
 from convserve.engine import Result
 from convserve.errors import InvalidRequestError
 from convserve.manifest import LOGITS_NAME, PROBABILITIES_NAME
@@ -77,9 +74,9 @@ def write(result: Result, wanted: Wanted, request_id: str) -> pb.ModelInferRespo
         values = result.outputs.logits if one.name == LOGITS_NAME else result.outputs.probabilities
         tensor = response.outputs.add(name=one.name, datatype="BYTES" if one.classes else "FP32")
         if one.classes:
-            best = top_k(values, one.classes)
-            tensor.shape.extend(best.shape)
-            response.raw_output_contents.append(_classes(values, best, manifest.labels))
+            classes, scores = best(values, one.classes)
+            tensor.shape.extend((len(classes), len(classes[0])))
+            response.raw_output_contents.append(_classes(scores, classes, manifest.labels))
         else:
             tensor.shape.extend(values.shape)
             response.raw_output_contents.append(tensors.write_numbers(values))
@@ -88,12 +85,12 @@ def write(result: Result, wanted: Wanted, request_id: str) -> pb.ModelInferRespo
     return response
 
 
-def _classes(values: npt.NDArray[np.float32], best: npt.NDArray[np.intp], labels: list[str]) -> bytes:
+def _classes(scores: list[list[float]], classes: list[list[int]], labels: list[str]) -> bytes:
     """`value:index:label` for each class, as Triton's classification extension has it; six decimals."""
     return tensors.write_strings(
         [
             f"{value:.6f}:{index}:{labels[index]}".encode()
-            for row, indices in zip(np.take_along_axis(values, best, axis=1).tolist(), best.tolist(), strict=True)
+            for row, indices in zip(scores, classes, strict=True)
             for value, index in zip(row, indices, strict=True)
         ]
     )

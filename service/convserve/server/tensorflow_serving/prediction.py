@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 from google.protobuf import any_pb2, wrappers_pb2
 from google.protobuf.message import Message
 
-from convserve.arrays import top_k
+from convserve.arrays import best
 from convserve.engine import Engine, Request, Result
 from convserve.errors import ConvserveError, InvalidRequestError
 from convserve.manifest import LOGITS_NAME, Manifest
@@ -160,15 +159,13 @@ def _wanted_outputs(message: pb.PredictRequest) -> list[str]:
 def _classifications(result: Result) -> pb.ClassificationResult:
     """All classes of each image, most probable first."""
     labels = result.version.manifest.labels
-    probabilities = result.outputs.probabilities
-    order = top_k(probabilities, len(labels))
-    scores = np.take_along_axis(probabilities, order, axis=1).tolist()
+    classes, scores = best(result.outputs.probabilities, len(labels))
     return pb.ClassificationResult(
         classifications=[
             pb.Classifications(
                 classes=[pb.Class(label=labels[index], score=score) for index, score in zip(indices, row, strict=True)]
             )
-            for indices, row in zip(order.tolist(), scores, strict=True)
+            for indices, row in zip(classes, scores, strict=True)
         ]
     )
 
