@@ -26,7 +26,7 @@ _SETTLE_EVERY = 256
 """Requests that are counted together."""
 _SAMPLE_EVERY = 4
 """The pixels of every so manieth request are looked at."""
-_SAMPLED_IMAGES = 4
+_SAMPLED_IMAGES = 16
 """Images of such a request, at most; copies of them wait, so that large requests do not stay in memory."""
 _WINDOW_IMAGES = 20_000
 """When so many images are in a histogram, what it holds is halved: older ones count less and less."""
