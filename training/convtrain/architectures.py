@@ -39,6 +39,8 @@ class Conv(_Layer, frozen=True, kw_only=True, tag="conv"):
     """Function applied at the end."""
     batch_norm: bool = False
     """Normalise before the activation; the convolution then needs no bias and has none."""
+    pool: PositiveInt = 1
+    """Size of a max pooling between the convolution and its normalisation, where it spares most work; 1: none."""
     l2: L2 = 0.0
     """Weight of the squared kernel in the loss."""
 
@@ -54,6 +56,28 @@ class SeparableConv(_Layer, frozen=True, kw_only=True, tag="separable_conv"):
     activation: Activation = "relu"
     batch_norm: bool = False
     l2: L2 = 0.0
+
+
+class Whiten(_Layer, frozen=True, kw_only=True, tag="whiten"):
+    """A fixed convolution that decorrelates neighbouring pixels, with a trained bias; only as the first layer.
+
+    Its filters are the principal directions of the training images' patches, scaled to variance 1, and their negatives:
+    2·kernel_size²·channels in all. Training starts from what they give (Jordan, arXiv 2404.00498, section 3.1).
+    """
+
+    kernel_size: PositiveInt = 2
+    """Side of the patches in pixels."""
+    activation: Activation = "relu"
+    """Function applied at the end."""
+
+
+class Residual(_Layer, frozen=True, kw_only=True, tag="residual"):
+    """Adds its input to what its layers make of it, then the activation (He et al., 2016)."""
+
+    layers: tuple[Layer, ...]
+    """The layers inside; together they keep the shape."""
+    activation: Activation = "relu"
+    """Function applied to the sum."""
 
 
 class Pool(_Layer, frozen=True, kw_only=True, tag="pool"):
@@ -111,7 +135,9 @@ class Dense(_Layer, frozen=True, kw_only=True, tag="dense"):
     """Weight of the squared kernel in the loss."""
 
 
-Layer: TypeAlias = Conv | SeparableConv | Pool | GlobalPool | BatchNorm | Activate | Dropout | Flatten | Dense
+Layer: TypeAlias = (
+    Conv | SeparableConv | Whiten | Residual | Pool | GlobalPool | BatchNorm | Activate | Dropout | Flatten | Dense
+)
 """Any layer."""
 
 
@@ -135,3 +161,6 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The layers in order."""
     normalization: Normalization = Normalization()
     """What is done to the pixels first."""
+    initialization: Literal["glorot", "identity"] = "glorot"
+    """Weights before training. `glorot`: random, as Keras does. `identity`: a convolution's first filters pass its
+    channels on, the others are random; the logits start near 0."""

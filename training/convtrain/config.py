@@ -30,7 +30,22 @@ class Sgd(_Config, frozen=True, kw_only=True, tag="sgd", tag_field="name"):
     """Share of the last step that goes into the next."""
 
 
-Optimizer: TypeAlias = Adam | Sgd
+class Muon(_Config, frozen=True, kw_only=True, tag="muon", tag_field="name"):
+    """Muon (Jordan et al., 2024) for the kernels of convolutions, Adam for everything else.
+
+    A kernel's step is its momentum with all singular values brought near 1, so that no direction is neglected; after
+    each step the kernel is scaled to a norm of sqrt(filters), which is meant for convolutions with batch normalisation.
+    """
+
+    learning_rate: PositiveFloat = 0.06
+    """Size of a kernel's step, relative to the kernel."""
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.6
+    """Share of the last step that goes into the next."""
+    adam_learning_rate: PositiveFloat = 5e-3
+    """Step size of Adam for biases, batch normalisation and dense layers; follows the same schedule."""
+
+
+Optimizer: TypeAlias = Adam | Sgd | Muon
 
 
 class Schedule(_Config, frozen=True, kw_only=True):
@@ -67,12 +82,37 @@ class Loss(_Config, frozen=True, kw_only=True):
 
 
 class Augmentation(_Config, frozen=True, kw_only=True):
-    """Random changes to the training images, made anew in every epoch."""
+    """Random changes to the training images, made anew in every epoch and in the order of the fields."""
 
-    horizontal_flip: bool = False
-    """Mirror every second image, chosen at random."""
+    rotation_degrees: Annotated[float, msgspec.Meta(ge=0, le=180)] = 0.0
+    """Turn each image by up to so much in both directions."""
+    scale: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Stretch or shrink each image by up to this share, in height and width independently."""
+    shear: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Slant each image by up to so many pixels for each pixel of height."""
+    elastic_pixels: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Bend each image: typical length of a smooth random displacement, in pixels."""
+    warp_shift_pixels: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Move each image by up to so much, also by parts of a pixel; what comes in from outside is 0, as for all warps."""
+    horizontal_flip: bool | Literal["alternating"] = False
+    """Mirror every second image, chosen at random. `alternating`: those that were not mirrored in the last epoch, which
+    shows each image from both sides twice as evenly."""
     shift_pixels: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Move each image by up to so many pixels in both directions; the edge is mirrored into the gap."""
+    cutout_pixels: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Side of a square that is painted over in the mean colour."""
+
+
+class Shrunk(_Config, frozen=True, kw_only=True):
+    """Images made smaller in the first part of a training."""
+
+    until: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    """Share of all epochs after which this ends."""
+    scale: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    """Share of their height and width that images keep."""
+
+
+Precision: TypeAlias = Literal["float32", "mixed_bfloat16"]
 
 
 class TrainingConfig(_Config, frozen=True, kw_only=True):
@@ -97,3 +137,25 @@ class TrainingConfig(_Config, frozen=True, kw_only=True):
     early_stopping_patience: PositiveInt | None = 3
     """Stop after so many epochs without a better validation accuracy; None never does. Either way the weights of the
     best epoch are kept, or the last ones where there is no validation split."""
+    precision: Precision = "float32"
+    """What layers compute in while training; `mixed_bfloat16` is faster where the processor knows bfloat16. Weights,
+    logits and the exported network are float32 either way."""
+    progressive_resizing: tuple[Shrunk, ...] = ()
+    """Stages of smaller images, one after the other, which make early epochs cheaper; needs a global pool."""
+    weight_averaging: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Validate and keep an exponential moving average of the weights: what is left of the average in each step."""
+    batch_norm_momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
+    """What is left of batch normalisation's moving statistics in each step."""
+
+    def __post_init__(self) -> None:
+        """Check what a type cannot say."""
+        ends = [stage.until for stage in self.progressive_resizing]
+        if sorted(set(ends)) != ends:
+            raise ValueError(f"progressive_resizing ends at {ends}; each stage ends after the one before")
+
+    def image_scale(self, epoch: int) -> float:
+        """Share of their height and width that images have in `epoch`, counted from 1."""
+        for stage in self.progressive_resizing:
+            if epoch <= round(stage.until * self.epochs):
+                return stage.scale
+        return 1.0

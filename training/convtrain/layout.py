@@ -20,8 +20,10 @@ from convtrain.architectures import (
     Layer,
     Padding,
     Pool,
+    Residual,
     SeparableConv,
     Size,
+    Whiten,
 )
 from convtrain.errors import ArchitectureError
 
@@ -71,8 +73,7 @@ def lay_out(architecture: Architecture, spec: InputSpec, classes: int) -> list[R
     rows: list[Row] = []
     walk = _Walk(spec.shape)
     for number, layer in enumerate(architecture.layers, start=1):
-        walk.where = f"layer {number} ({layer_name(layer)})"
-        rows.append(walk.row(layer))
+        rows.extend(walk.rows(layer, f"layer {number}"))
     walk.where = "the last dense layer (logits)"
     walk.need_flat()
     rows.append(Row("logits", (classes,), (walk.shape[0] + 1) * classes, walk.shape[0] * classes, None))
@@ -83,7 +84,7 @@ def layer_name(layer: Layer) -> str:
     """What the layer is, in a few characters."""
     tag = str(layer.__struct_config__.tag)
     match layer:
-        case Conv() | SeparableConv():
+        case Conv() | SeparableConv() | Whiten():
             return f"{tag} {'×'.join(map(str, pair(layer.kernel_size)))}"
         case Pool():
             return f"{layer.kind} pool {'×'.join(map(str, pair(layer.size)))}"
@@ -104,12 +105,26 @@ class _Walk:
         self._field: tuple[int, int] | None = (1, 1)
         self._step = (1, 1)  # pixels of the image between neighbours of the map
 
-    def row(self, layer: Layer) -> Row:
-        """Take one layer in."""
+    def rows(self, layer: Layer, place: str) -> list[Row]:
+        """Take in one layer, or several where it holds others; `place` says which it is, for errors."""
+        self.where = f"{place} ({layer_name(layer)})"
+        if not isinstance(layer, Residual):
+            return [self._row(layer)]
+        self.need_map()
+        before = self.shape
+        inner = [row for number, one in enumerate(layer.layers, 1) for row in self.rows(one, f"{place}, its {number}")]
+        self.where = f"{place} ({layer_name(layer)})"
+        if self.shape != before:
+            raise self._error(f"that cannot be added to its input, which is {'×'.join(map(str, before))}", "output")
+        return [*inner, Row(layer_name(layer), self.shape, 0, 0, self._field)]
+
+    def _row(self, layer: Layer) -> Row:
         parameters = multiply_adds = 0
         match layer:
             case Conv() | SeparableConv():
                 parameters, multiply_adds = self._convolve(layer)
+            case Whiten():
+                parameters, multiply_adds = self._whiten(layer)
             case Pool():
                 size = pair(layer.size)
                 self._slide(size, pair(layer.strides or layer.size), layer.padding, (1, 1))
@@ -156,7 +171,18 @@ class _Walk:
         else:
             weights = math.prod(kernel) * channels * layer.filters
         self.shape = (*self.shape[:2], layer.filters)
+        if isinstance(layer, Conv) and layer.pool > 1:
+            self._slide(pair(layer.pool), pair(layer.pool), "valid", (1, 1))
         return weights + (4 if layer.batch_norm else 1) * layer.filters, weights * places
+
+    def _whiten(self, layer: Whiten) -> tuple[int, int]:
+        """Move the fixed convolution over the image. Returns parameters and multiply-adds."""
+        if self.where.split(" (")[0] != "layer 1":
+            raise self._error("its filters are computed from pixels; put it first")
+        patch = layer.kernel_size**2 * self.shape[2]
+        self._slide(pair(layer.kernel_size), (1, 1), "valid", (1, 1))
+        self.shape = (*self.shape[:2], 2 * patch)
+        return (patch + 1) * 2 * patch, patch * 2 * patch * self.shape[0] * self.shape[1]
 
     def _slide(
         self, window: tuple[int, int], strides: tuple[int, int], padding: Padding, dilation: tuple[int, int]
@@ -177,9 +203,9 @@ class _Walk:
             self._step = (self._step[0] * strides[0], self._step[1] * strides[1])
         self.shape = (height, width, self.shape[2])
 
-    def _error(self, reason: str) -> ArchitectureError:
+    def _error(self, reason: str, end: str = "input") -> ArchitectureError:
         shape = "×".join(map(str, self.shape))
-        return ArchitectureError(f"{self.where}: its input is {shape}; {reason}")
+        return ArchitectureError(f"{self.where}: its {end} is {shape}; {reason}")
 
 
 def _values(number: float | Sequence[float]) -> Sequence[float]:

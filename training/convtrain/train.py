@@ -18,15 +18,17 @@ import numpy.typing as npt
 
 from convserve.arrays import Images
 from convserve.manifest import LOGITS_NAME, PROBABILITIES_NAME
-from convtrain import backend, files, network, tensorboard, weights
-from convtrain.augmentation import augment
-from convtrain.config import Adam, Loss, TrainingConfig
+from convtrain import backend, files, network, optimizers, tensorboard, weights, whitening
+from convtrain.augmentation import alternation, augment
+from convtrain.averaging import Average
+from convtrain.config import Loss, TrainingConfig
 from convtrain.datasets import Labels, Split
 from convtrain.errors import RunError, TrainingError, TrainingInterruptedError
 from convtrain.files import Arrays
 from convtrain.history import Epoch, History
 from convtrain.progress import Advance, bar, console, duration
-from convtrain.runs import Data, Run
+from convtrain.resizing import resize
+from convtrain.runs import Data, Run, RunRecord
 
 EVALUATION_BATCH = 500
 
@@ -44,13 +46,15 @@ def train(run: Run, data: Data) -> History:
     """
     config = run.record.preset.training
     backend.seed_everything(config.seed)
-    model = network.build(run.record.preset.architecture, run.record.preset.input, len(run.record.labels))
-    trainer = _trainer(model, config)
-    state = _State(run, trainer)
+    pair = _Pair(run.record)
+    state = _State(run, pair)
     state.restore()
     resumed = len(state.history.epochs)
     if resumed:
         console.print(f"resumed after epoch {resumed} of {config.epochs}")
+    else:
+        whitening.initialize(pair.trainer, run.record.preset.architecture, data.train.images)
+        pair.average.start()
     steps = math.ceil(len(data.train) / config.batch_size)
     try:
         with (
@@ -58,7 +62,7 @@ def train(run: Run, data: Data) -> History:
             tensorboard.log(run.tensorboard_directory) as log,
         ):
             while not state.history.finished(config):
-                epoch = _run_epoch(trainer, config, data, len(state.history.epochs) + 1, advance)
+                epoch = _run_epoch(pair, config, data, len(state.history.epochs) + 1, advance)
                 state.save(epoch)
                 log(epoch)
                 console.print(_line(state.history, config.epochs))
@@ -73,7 +77,7 @@ def train(run: Run, data: Data) -> History:
             f"{config.epochs} epochs are saved, continue with --resume {run.directory}"
         ) from error
     state.restore_best()
-    weights.save(run.weights_path, model)
+    weights.save(run.weights_path, pair.result)
     return state.history
 
 
@@ -99,13 +103,41 @@ def read_history(run: Run) -> History:
     return _history(weights.read(run.checkpoint_path), run.checkpoint_path)
 
 
+class _Pair:
+    """The network in training, and the one it is trained for: what would be exported at any moment.
+
+    The first may compute in bfloat16 and see images of several sizes; the second is float32, of the one size, and has
+    the average of the first one's weights, or a copy of them.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        preset, classes = record.preset, len(record.labels)
+        config = preset.training
+        learner = network.build_for_training(
+            preset.architecture,
+            preset.input,
+            classes,
+            precision=config.precision,
+            any_size=bool(config.progressive_resizing),
+        )
+        for layer in learner.layers:
+            if isinstance(layer, backend.keras().layers.BatchNormalization):
+                layer.momentum = config.batch_norm_momentum
+        self.trainer = _compiled(learner, config)
+        self.trainer.optimizer.build(self.trainer.trainable_variables)
+        self.result = network.build(preset.architecture, preset.input, classes)
+        self.validator = _compiled(self.result, config)
+        self.average = Average(learner.weights, self.result.weights, config.weight_averaging)
+
+
 class _State:
     """What moves during training, in memory and in the checkpoint."""
 
-    def __init__(self, run: Run, trainer: Any) -> None:
+    def __init__(self, run: Run, pair: _Pair) -> None:
         self.history = History()
         self._run = run
-        self._trainer = trainer
+        self._pair = pair
+        self._trainer = pair.trainer
         self._best: Arrays = {}
 
     def restore(self) -> None:
@@ -116,6 +148,7 @@ class _State:
         arrays = weights.read(path)
         weights.unpack(arrays, "model", self._trainer.variables, path)
         weights.unpack(arrays, "optimizer", self._trainer.optimizer.variables, path)
+        weights.unpack(arrays, "result", self._pair.result.weights, path)
         self._best = {name: array for name, array in arrays.items() if name.startswith("best/")}
         self.history = _history(arrays, path)
 
@@ -123,11 +156,12 @@ class _State:
         """Take in a finished epoch and write the checkpoint."""
         history = self.history.extended(epoch)
         if history.best == epoch.epoch:
-            self._best = weights.pack("best", self._trainer.weights)
+            self._best = weights.pack("best", self._pair.result.weights)
         arrays = {
             "history": np.frombuffer(msgspec.json.encode(history), np.uint8),
             **weights.pack("model", self._trainer.variables),
             **weights.pack("optimizer", self._trainer.optimizer.variables),
+            **weights.pack("result", self._pair.result.weights),
             **self._best,
         }
         files.write_arrays(self._run.checkpoint_path, arrays)
@@ -135,8 +169,8 @@ class _State:
         files.write_bytes(self._run.history_path, history.to_csv())
 
     def restore_best(self) -> None:
-        """Give the network the weights of the best epoch."""
-        weights.unpack(self._best, "best", self._trainer.weights, self._run.checkpoint_path)
+        """Give the network that training is for the weights of the best epoch."""
+        weights.unpack(self._best, "best", self._pair.result.weights, self._run.checkpoint_path)
 
 
 def _history(arrays: Arrays, source: Path) -> History:
@@ -145,10 +179,11 @@ def _history(arrays: Arrays, source: Path) -> History:
     return msgspec.json.decode(arrays["history"].tobytes(), type=History)
 
 
-def _run_epoch(trainer: Any, config: TrainingConfig, data: Data, number: int, advance: Advance) -> Epoch:
+def _run_epoch(pair: _Pair, config: TrainingConfig, data: Data, number: int, advance: Advance) -> Epoch:
     """Go through the training images once, then measure on the validation split."""
     started = time.perf_counter()
     steps = math.ceil(len(data.train) / config.batch_size)
+    trainer = pair.trainer
 
     def before_step(step: int, **_: object) -> None:
         factor = config.schedule.factor((number - 1) * steps + step, config.epochs * steps)
@@ -160,11 +195,15 @@ def _run_epoch(trainer: Any, config: TrainingConfig, data: Data, number: int, ad
                 f"the loss became {logs['loss']} in epoch {number}, step {step + 1}; a lower --learning-rate may help "
                 f"(it is {config.optimizer.learning_rate:g})"
             )
+        pair.average.update((number - 1) * steps + step)
         text = f"epoch {number}/{config.epochs}  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}"
         advance(1, text)
 
     classes = len(data.dataset.labels)
     images, labels = _arrange(data.train, config, number, classes)
+    if number > 1 and config.image_scale(number) != config.image_scale(number - 1):
+        # A new graph for the new size: one for both would be another than that of a run resumed here.
+        trainer.make_train_function(force=True)
     figures = trainer.fit(
         images,
         labels,
@@ -175,9 +214,10 @@ def _run_epoch(trainer: Any, config: TrainingConfig, data: Data, number: int, ad
             backend.keras().callbacks.LambdaCallback(on_train_batch_begin=before_step, on_train_batch_end=after_step)
         ],
     ).history
+    pair.average.finish_epoch()
     validation: dict[str, float] = {}
     if len(data.validation):
-        validation = trainer.evaluate(
+        validation = pair.validator.evaluate(
             data.validation.images,
             _encode(data.validation.labels, classes, config.loss),
             batch_size=EVALUATION_BATCH,
@@ -194,32 +234,32 @@ def _run_epoch(trainer: Any, config: TrainingConfig, data: Data, number: int, ad
     )
 
 
-def _trainer(model: Any, config: TrainingConfig) -> Any:
+def _compiled(model: Any, config: TrainingConfig) -> Any:
     """A compiled model that shares the network's layers and has the one output that the loss is computed from."""
     keras = backend.keras()
     loss = config.loss
     from_logits = loss.computed_from == "logits"
-    trainer = keras.Model(model.input, model.output[LOGITS_NAME if from_logits else PROBABILITIES_NAME])
-    optimizer = config.optimizer
-    trainer.compile(
-        optimizer=keras.optimizers.Adam(optimizer.learning_rate)
-        if isinstance(optimizer, Adam)
-        else keras.optimizers.SGD(optimizer.learning_rate, momentum=optimizer.momentum, nesterov=True),
+    compiled = keras.Model(model.input, model.output[LOGITS_NAME if from_logits else PROBABILITIES_NAME])
+    compiled.compile(
+        optimizer=optimizers.make(config.optimizer),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         if loss.labels == "sparse"
         else keras.losses.CategoricalCrossentropy(from_logits=from_logits, label_smoothing=loss.label_smoothing),
         metrics=["accuracy"],
         jit_compile=False,  # slower on CPU, and not deterministic
     )
-    trainer.optimizer.build(trainer.trainable_variables)
-    return trainer
+    return compiled
 
 
 def _arrange(train: Split, config: TrainingConfig, epoch: int, classes: int) -> tuple[Images, npt.NDArray[Any]]:
     """The images of one epoch in their order, changed at random, with labels as the loss wants them."""
     rng = np.random.default_rng((config.seed, epoch))
     order = rng.permutation(len(train))
-    images = augment(train.images[order], config.augmentation, rng)
+    mirrored = None
+    if config.augmentation.horizontal_flip == "alternating":
+        mirrored = alternation(len(train), config.seed, epoch)[order]
+    images = augment(train.images[order], config.augmentation, rng, mirrored)
+    images = resize(images, config.image_scale(epoch))
     return images, _encode(train.labels[order], classes, config.loss)
 
 

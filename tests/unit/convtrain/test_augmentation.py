@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from convtrain.augmentation import augment
+from convtrain.augmentation import alternation, augment
 from convtrain.config import Augmentation
 
 IMAGES = np.arange(200 * 6 * 5 * 1, dtype=np.uint32).astype(np.uint8).reshape(200, 6, 5, 1)
@@ -48,3 +48,31 @@ def test_the_same_generator_gives_the_same_images() -> None:
     other = augment(IMAGES, config, np.random.default_rng((1, 3)))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_alternating_mirrors_in_turns() -> None:
+    """A random half, then the other half, and so on: the same for a run that began anew in between."""
+    first, second, third = (alternation(len(IMAGES), seed=3, epoch=epoch) for epoch in (1, 2, 3))
+    assert 70 < first.sum() < 130
+    np.testing.assert_array_equal(second, ~first)
+    np.testing.assert_array_equal(third, first)
+    config = Augmentation(horizontal_flip="alternating")
+    flipped = augment(IMAGES, config, np.random.default_rng(0), first)
+    np.testing.assert_array_equal(flipped[first], IMAGES[first][:, :, ::-1])
+    np.testing.assert_array_equal(flipped[~first], IMAGES[~first])
+
+
+def test_a_whole_square_is_painted_over() -> None:
+    """In the mean colour, anywhere within the image; the rest is as it was."""
+    images = np.random.default_rng(0).integers(0, 256, (300, 6, 5, 3), dtype=np.uint8)
+    cut = augment(images, Augmentation(cutout_pixels=2), np.random.default_rng(0))
+    mean = np.rint(images.mean(axis=(0, 1, 2)))
+    corners = set()
+    for before, after in zip(images, cut, strict=True):
+        rows, columns = np.nonzero((before != after).any(axis=2))
+        corners.add((rows.min(), columns.min()))
+        assert (rows.max() - rows.min(), columns.max() - columns.min()) <= (1, 1)
+        np.testing.assert_array_equal(after[rows, columns], np.broadcast_to(mean, (len(rows), 3)))
+    assert len(corners) == 5 * 4
+    everything = augment(images, Augmentation(cutout_pixels=9), np.random.default_rng(0))
+    np.testing.assert_array_equal(everything, np.broadcast_to(mean, images.shape))

@@ -25,7 +25,9 @@ from convtrain.architectures import (
     Layer,
     Normalization,
     Pool,
+    Residual,
     SeparableConv,
+    Whiten,
 )
 from convtrain.datasets import Dataset
 from convtrain.errors import ExportError, ParityError
@@ -49,6 +51,12 @@ NETWORKS: dict[str, tuple[Layer, ...]] = {
     "separable": (SeparableConv(filters=6, batch_norm=True), SeparableConv(filters=6, strides=2), GlobalPool()),
     "regularized": (Conv(filters=4, l2=0.1), Dropout(rate=0.5), Flatten(), Dense(units=5, batch_norm=True)),
     "loose": (Conv(filters=4, activation="linear"), BatchNorm(), Activate(activation="gelu"), Flatten()),
+    "residual": (
+        Whiten(activation="silu"),
+        Conv(filters=6, pool=2, batch_norm=True),
+        Residual(layers=(Conv(filters=6), Conv(filters=6, batch_norm=True)), activation="silu"),
+        GlobalPool(kind="max"),
+    ),
     "rare": (*(Conv(filters=3, activation=activation) for activation in RARE), Flatten()),
 }
 

@@ -19,7 +19,9 @@ from convtrain.architectures import (
     Normalization,
     Padding,
     Pool,
+    Residual,
     SeparableConv,
+    Whiten,
 )
 from convtrain.errors import ArchitectureError
 from convtrain.layout import Row, lay_out, output_length
@@ -84,12 +86,52 @@ def test_output_length(length: int, window: int, stride: int, padding: Padding, 
         ((SeparableConv(filters=4, strides=(1, 2)),), "takes the same in both directions"),
         ((Pool(size=16), Conv(filters=4, padding="valid")), r"layer 2 .* input is 2×2×3; the window is larger"),
         ((Conv(filters=4, kernel_size=0),), "sizes are at least 1"),
+        ((Conv(filters=4, pool=64), Flatten()), r"layer 1 \(conv 3×3\): its input is 32×32×4; the window is larger"),
+        (
+            (Pool(), Whiten()),
+            r"layer 2 \(whiten 2×2\): its input is 16×16×3; its filters are computed from pixels; put",
+        ),
+        ((Residual(layers=(Whiten(),)),), r"layer 1, its 1 \(whiten 2×2\): .* put it first"),
+        (
+            (Conv(filters=4), Residual(layers=(Conv(filters=8), Conv(filters=8)))),
+            r"layer 2 \(residual\): its output is 32×32×8; that cannot be added to its input, which is 32×32×4",
+        ),
+        ((Residual(layers=(Conv(filters=3), Flatten())),), r"layer 1 \(residual\): its output is 3072; that cannot"),
+        ((Flatten(), Residual(layers=())), r"layer 2 \(residual\): its input is 3072; it needs a map"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(layers: tuple[Layer, ...], why: str) -> None:
     """The message names the layer, the shape there, and a way out."""
     with pytest.raises(ArchitectureError, match=why):
         rows(*layers)
+
+
+def test_a_pool_inside_a_convolution_spares_what_comes_after_it() -> None:
+    """It counts as a convolution and a pool; only the normalisation is done on the smaller map."""
+    (inside, _, _) = rows(Conv(filters=8, pool=2, batch_norm=True), GlobalPool())
+    (conv, pool, _, _) = rows(Conv(filters=8, batch_norm=True), Pool(), GlobalPool())
+    assert (inside.shape, inside.receptive_field) == (pool.shape, pool.receptive_field)
+    assert (inside.parameters, inside.multiply_adds) == (conv.parameters, conv.multiply_adds)
+
+
+def test_the_layers_of_a_residual_are_listed_one_by_one() -> None:
+    """They are where the parameters are; the sum at the end has none."""
+    found = rows(Conv(filters=4), Residual(layers=(Conv(filters=6), Conv(filters=4))), GlobalPool())
+    assert [row.name for row in found] == [
+        "conv 3×3",
+        "conv 3×3",
+        "conv 3×3",
+        "residual",
+        "global average pool",
+        "logits",
+    ]
+    assert (found[3].shape, found[3].parameters, found[3].receptive_field) == ((32, 32, 4), 0, (7, 7))
+
+
+def test_whitening_has_two_filters_for_each_value_of_a_patch() -> None:
+    """2×2 pixels of three colours are 12 values: 24 filters of 12 weights, and 24 biases."""
+    whiten, *_ = rows(Whiten(), GlobalPool())
+    assert (whiten.shape, whiten.parameters, whiten.multiply_adds) == ((31, 31, 24), 312, 12 * 24 * 31 * 31)
 
 
 def test_normalisation_must_fit_the_channels() -> None:
@@ -106,7 +148,9 @@ def test_a_description_survives_being_written() -> None:
     """JSON and back gives the same description; a wrong key or value does not pass."""
     architecture = Architecture(
         layers=(
-            Conv(filters=4, kernel_size=(3, 5), l2=0.001),
+            Whiten(kernel_size=3),
+            Conv(filters=4, kernel_size=(3, 5), l2=0.001, pool=2),
+            Residual(layers=(Residual(layers=(Conv(filters=4),)),), activation="silu"),
             SeparableConv(filters=4, batch_norm=True),
             BatchNorm(),
             Activate(activation="gelu"),

@@ -19,7 +19,9 @@ from convtrain.architectures import (
     Layer,
     Normalization,
     Pool,
+    Residual,
     SeparableConv,
+    Whiten,
 )
 from convtrain.errors import ArchitectureError
 from convtrain.layout import lay_out
@@ -41,6 +43,12 @@ NETWORKS: dict[str, tuple[Layer, ...]] = {
     ),
     "regularized": (Conv(filters=4, l2=0.1), Dropout(rate=0.5), Flatten(), Dense(units=5, batch_norm=True, l2=0.1)),
     "loose": (Conv(filters=4, activation="linear"), BatchNorm(), Activate(activation="gelu"), Flatten()),
+    "residual": (
+        Whiten(activation="silu"),
+        Conv(filters=6, pool=2, batch_norm=True),
+        Residual(layers=(Conv(filters=4), Conv(filters=6, batch_norm=True, activation="linear"))),
+        GlobalPool(kind="max"),
+    ),
 }
 
 
@@ -82,3 +90,47 @@ def test_what_does_not_fit_never_reaches_keras() -> None:
     """The refusal is ours, with a way out."""
     with pytest.raises(ArchitectureError, match="it needs a flat vector"):
         network.build(Architecture(layers=(Conv(filters=4),)), SPEC, 4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_trained_has_the_weights_of_what_is_exported(name: str) -> None:
+    """One for one, whatever it computes in: they are copied by position."""
+    architecture = Architecture(layers=NETWORKS[name])
+    trained = network.build_for_training(architecture, SPEC, 4, precision="mixed_bfloat16", any_size=False)
+    exported = network.build(architecture, SPEC, 4)
+    names = [[weight.path.rpartition("/")[2] for weight in model.weights] for model in (trained, exported)]
+    assert names[0] == names[1]
+    assert [weight.shape for weight in trained.weights] == [weight.shape for weight in exported.weights]
+    assert {weight.dtype for weight in (*trained.weights, *exported.weights)} == {"float32"}
+    assert {trained.output[key].dtype for key in trained.output} == {"float32"}
+    for weight, value in zip(exported.weights, trained.weights, strict=True):
+        weight.assign(value)
+    images = np.random.default_rng(0).integers(0, 256, (3, *SPEC.shape), dtype=np.uint8)
+    found, expected = (from_keras(model, images).probabilities for model in (trained, exported))
+    np.testing.assert_allclose(found, expected, atol=0.1)
+    assert not np.array_equal(found, expected)  # bfloat16 it was
+
+
+def test_images_of_any_size_need_a_global_pool() -> None:
+    """Flattening fits one size; the message says what to use instead."""
+    pooled = Architecture(layers=(Conv(filters=4), GlobalPool()))
+    model = network.build_for_training(pooled, SPEC, 4, precision="float32", any_size=True)
+    assert model(np.zeros((2, 9, 11, 3), np.uint8))["logits"].shape == (2, 4)
+    flat = Architecture(layers=(Conv(filters=4), Flatten()))
+    with pytest.raises(ArchitectureError, match=r"progressive_resizing needs .*global_pool"):
+        network.build_for_training(flat, SPEC, 4, precision="float32", any_size=True)
+
+
+def test_precision_is_nobody_elses() -> None:
+    """Building for training leaves Keras as it was."""
+    network.build_for_training(Architecture(layers=(Flatten(),)), SPEC, 4, precision="mixed_bfloat16", any_size=False)
+    assert network.build(Architecture(layers=(Flatten(),)), SPEC, 4).dtype_policy.name == "float32"
+
+
+def test_a_network_of_identities_starts_near_indifference() -> None:
+    """Before training every class is about as probable as another."""
+    layers = (Conv(filters=8), Conv(filters=8), GlobalPool(kind="max"))
+    normalization = Normalization(mean=127.0, std=64.0)
+    model = network.build(Architecture(layers=layers, normalization=normalization, initialization="identity"), SPEC, 4)
+    images = np.random.default_rng(0).integers(0, 256, (3, *SPEC.shape), dtype=np.uint8)
+    assert np.abs(from_keras(model, images).probabilities - 0.25).max() < 0.25
