@@ -15,6 +15,8 @@ from convtrain.layout import lay_out
 from convtrain.presets import PRESETS, Preset, find
 
 PARAMETERS = {
+    "mnist": 488_026,
+    "cifar10": 2_492_738,
     "mnist-simple": 225_034,
     "mnist-deep": 1_199_882,
     "mnist-batchnorm": 1_626_154,
@@ -28,7 +30,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_parameters_are_as_published(name: str, parameters: int) -> None:
-    """The networks of the tutorials, to the last parameter."""
+    """The presets to serve, and the networks of the tutorials, to the last parameter."""
     preset = find(name)
     assert sum(row.parameters for row in lay_out(preset.architecture, preset.input, 10)) == parameters
 

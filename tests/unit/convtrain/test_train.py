@@ -10,13 +10,24 @@ import numpy as np
 import pytest
 
 from convtrain import train
-from convtrain.architectures import Architecture, Conv, Dense, Dropout, Flatten, Pool
-from convtrain.config import Augmentation, Loss, Schedule, Sgd
+from convtrain.architectures import (
+    Architecture,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalPool,
+    Pool,
+    Residual,
+    Whiten,
+)
+from convtrain.config import Augmentation, Loss, Muon, Schedule, Sgd, Shrunk
 from convtrain.datasets import Dataset, cut_validation
 from convtrain.errors import RunError, TrainingError, TrainingInterruptedError
 from convtrain.files import read_arrays
 from convtrain.presets import Preset, find
 from convtrain.runs import Data, Run, RunRecord
+from convtrain.whitening import filters
 
 pytestmark = pytest.mark.training
 
@@ -31,6 +42,29 @@ SMALL = find("mnist-deep").override(
     schedule=Schedule(warmup=0.2, final=0.1),
 )
 
+# Everything that the presets to serve are made of, at once.
+ELABORATE = find("mnist").override(
+    architecture=Architecture(
+        layers=(
+            Whiten(),
+            Conv(filters=8, pool=2, batch_norm=True),
+            Residual(layers=(Conv(filters=8, batch_norm=True),), activation="silu"),
+            Dropout(rate=0.1),
+            GlobalPool(kind="max"),
+        ),
+        initialization="identity",
+    ),
+    epochs=4,
+    batch_size=64,
+    validation_fraction=0.2,
+    optimizer=Muon(),
+    augmentation=Augmentation(
+        rotation_degrees=5, elastic_pixels=0.5, horizontal_flip="alternating", shift_pixels=1, cutout_pixels=4
+    ),
+    progressive_resizing=(Shrunk(until=0.25, scale=0.5), Shrunk(until=0.5, scale=0.75)),
+    weight_averaging=0.9,
+)
+
 Start = Callable[..., tuple[Run, Data]]
 
 
@@ -38,17 +72,17 @@ Start = Callable[..., tuple[Run, Data]]
 def start(tmp_path: Path, mnist_sample: Dataset) -> Start:
     """Makes a new run on the sample of MNIST."""
 
-    def make(name: str, preset: Preset = SMALL) -> tuple[Run, Data]:
-        data = Data(
-            mnist_sample, *cut_validation(mnist_sample.train, preset.training.validation_fraction, preset.training.seed)
-        )
+    def make(name: str, preset: Preset = SMALL, dataset: Dataset | None = None) -> tuple[Run, Data]:
+        dataset = dataset or mnist_sample
+        fraction, seed = preset.training.validation_fraction, preset.training.seed
+        data = Data(dataset, *cut_validation(dataset.train, fraction, seed))
         record = RunRecord(
             preset=preset,
             data_dir=None,
             check_digests=False,
             limit=None,
             command="",
-            labels=list(mnist_sample.labels),
+            labels=list(dataset.labels),
             dataset=data.describe(),
         )
         return Run.create(tmp_path / name, record), data
@@ -74,11 +108,12 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(train, "_run_epoch", partly)
 
 
-def test_a_resumed_run_ends_like_an_unbroken_one(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are equal to the bit: order, augmentation, dropout, moments and batch statistics all go on."""
-    unbroken, data = start("unbroken")
+@pytest.mark.parametrize("preset", [SMALL, ELABORATE], ids=["small", "elaborate"])
+def test_a_resumed_run_ends_like_an_unbroken_one(start: Start, monkeypatch: pytest.MonkeyPatch, preset: Preset) -> None:
+    """Weights are equal to the bit: order, augmentation, dropout, moments, averages and statistics all go on."""
+    unbroken, data = start("unbroken", preset)
     history = train.train(unbroken, data)
-    broken, _ = start("broken")
+    broken, _ = start("broken", preset)
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, 3)
         with pytest.raises(TrainingInterruptedError, match=r"2 of 4 epochs are saved, continue with --resume .*broken"):
@@ -157,3 +192,24 @@ def test_a_checkpoint_of_another_network_is_refused(start: Start) -> None:
     other.checkpoint_path.write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"checkpoint\.npz: cannot be read"):
         train.train(other, data)
+
+
+def test_the_weights_kept_are_the_average(start: Start) -> None:
+    """What is validated and kept lags behind what is trained, when an average is asked for, and only then."""
+    for name, decay in (("average", 0.99), ("last", 0.0)):
+        run, data = start(name, SMALL.override(epochs=1, weight_averaging=decay, optimizer=Sgd()))
+        train.train(run, data)
+        arrays = read_arrays(run.checkpoint_path)
+        kept = read_arrays(run.weights_path)["weights/000"]
+        assert np.array_equal(kept, arrays["best/000"])
+        assert np.array_equal(kept, arrays["model/000"]) == (decay == 0.0)
+
+
+def test_whitening_filters_stay_as_the_images_made_them(start: Start) -> None:
+    """They come from the training images and are not trained."""
+    run, data = start("whitened", ELABORATE.override(epochs=1))
+    train.train(run, data)
+    layer = train.load_trained(run).get_layer("whiten")
+    expected = filters(data.train.images, 2, run.record.preset.architecture.normalization)
+    np.testing.assert_array_equal(np.asarray(layer.kernel), expected)
+    assert np.any(np.asarray(layer.bias))

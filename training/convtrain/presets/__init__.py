@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from convtrain.errors import PresetError
-from convtrain.presets import cifar10, file, images, mnist
+from convtrain.presets import champions, cifar10, file, images, mnist
 from convtrain.presets.preset import Preset
 
 __all__ = ["FOR_FOLDERS", "PRESETS", "Preset", "find"]
 
-PRESETS = {preset.name: preset for preset in (*mnist.ALL, *cifar10.ALL, *images.ALL)}
+PRESETS = {preset.name: preset for preset in (*champions.ALL, *mnist.ALL, *cifar10.ALL, *images.ALL)}
 FOR_FOLDERS = images.IMAGES
 """What trains a folder when no preset is named."""
 
