@@ -14,15 +14,18 @@ A lane is what images must have in common: model, version, top_k, explain, and b
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from convserve.client.images import Loaded
-from convserve.client.requests import MAX_ROWS, Options, kind_of, size_of
+from convserve.client.requests import MAX_ROWS, Kind, Options, kind_of, size_of
 from convserve.client.tracing import Trace
 
 W = TypeVar("W")
+
+Lane: TypeAlias = tuple[Options, Kind]
+"""What images must have in common to travel together."""
 
 WINDOW_SECONDS = 0.001
 """How long images wait for others while an RPC is under way, counted from the first that waits."""
@@ -64,20 +67,21 @@ class Row(Generic[W]):
 class Group(Generic[W]):
     """Images that travel in one RPC."""
 
-    lane: Hashable
+    lane: Lane
     """What they have in common."""
-    options: Options
-    """What their callers want."""
     rows: list[Row[W]] = field(default_factory=list)
     """The images whose callers still wait, in the order they came."""
     since: float = 0.0
     """When the first of them came."""
     gathering: bool = True
     """Whether more may join."""
-    alone: bool = False
-    """Whether it is one image that did not wait for others."""
     sent: int = 0
     """Rows that it went with."""
+
+    @property
+    def options(self) -> Options:
+        """What their callers want."""
+        return self.lane[0]
 
     @property
     def first(self) -> Row[W] | None:
@@ -92,6 +96,8 @@ class Group(Generic[W]):
 
 @dataclass(eq=False, slots=True)
 class _Lane(Generic[W]):
+    single: Group[W]
+    """Stands for an image that goes alone: one at a time, so one object does."""
     under_way: int = 0
     """RPCs."""
     rows_under_way: int = 0
@@ -101,8 +107,6 @@ class _Lane(Generic[W]):
     """The most that were here at a time lately. 0: not known."""
 
     def sends(self, group: Group[W]) -> None:
-        group.gathering = False
-        group.sent = len(group.rows)
         self.under_way += 1
         self.rows_under_way += group.sent
 
@@ -126,7 +130,7 @@ class Lanes(Generic[W]):
         """Rows of a full group; lowered when a server turns out to take less."""
         self._image_bytes = min(IMAGE_BYTES, max_message_bytes // (max_rows + 1))
         self._connections = connections
-        self._lanes: dict[Hashable, _Lane[W]] = {}
+        self._lanes: dict[Lane, _Lane[W]] = {}
 
     def __len__(self) -> int:
         """Lanes in use."""
@@ -136,31 +140,37 @@ class Lanes(Generic[W]):
         """Whether an image is small enough to be worth gathering."""
         return size_of(image) <= self._image_bytes
 
-    def enter(self, row: Row[W], options: Options, now: float) -> Group[W] | None:
-        """An image has come. Returns the group that it joined, which goes now if `gathering` is False.
+    def alone(self, lane: Lane) -> Group[W] | None:
+        """An image has come. If nothing of its lane is under way, it goes at once: tell `returned` when it is back.
 
-        None: it goes at once and alone. Either way, whatever goes must be told to `returned` when it is back.
+        None: let it `gather`.
         """
-        key = (options, kind_of(row.image))
-        lane = self._lanes.get(key) or self._open(key)
-        if not lane.under_way:
-            row.group = Group(key, options, [row], alone=True)
-            lane.sends(row.group)
+        found = self._lanes.get(lane) or self._open(lane)
+        if found.under_way:
             return None
-        group = lane.group
+        found.sends(found.single)
+        return found.single
+
+    def gather(self, row: Row[W], lane: Lane, now: float) -> Group[W]:
+        """Let an image wait for others. Returns the group that it joined, which goes now if `gathering` is False.
+
+        When it has gone, `returned` must be told that it is back.
+        """
+        found = self._lanes.get(lane) or self._open(lane)
+        group = found.group
         if group is None:
-            lane.group = group = Group(key, options, since=now)
+            found.group = group = Group(lane, since=now)
         group.rows.append(row)
         row.group = group
-        if len(group.rows) >= self.max_rows or lane.has_enough(group):
+        if len(group.rows) >= self.max_rows or found.has_enough(group):
             self.release(group)
         return group
 
-    def _open(self, key: Hashable) -> _Lane[W]:
+    def _open(self, lane: Lane) -> _Lane[W]:
         if len(self._lanes) >= _IDLE_LANES:
-            self._lanes = {key: lane for key, lane in self._lanes.items() if lane.under_way}
-        lane = self._lanes[key] = _Lane()
-        return lane
+            self._lanes = {key: found for key, found in self._lanes.items() if found.under_way}
+        made = self._lanes[lane] = _Lane(Group(lane, gathering=False, sent=1))
+        return made
 
     def returned(self, group: Group[W], now: float) -> Group[W] | None:
         """What was sent has come back. Returns the group that goes now."""
@@ -185,6 +195,8 @@ class Lanes(Generic[W]):
             return False
         lane = self._lanes[group.lane]
         lane.group = None
+        group.gathering = False
+        group.sent = len(group.rows)
         lane.sends(group)
         return True
 
@@ -200,7 +212,7 @@ class Lanes(Generic[W]):
 
     def again(self, group: Group[W], rows: list[Row[W]]) -> Group[W]:
         """Some rows of a group go again, in an RPC of their own."""
-        made = Group(group.lane, group.options, rows)
+        made = Group(group.lane, rows, gathering=False, sent=len(rows))
         self._lanes[group.lane].sends(made)
         for row in rows:
             row.group = made
@@ -209,6 +221,11 @@ class Lanes(Generic[W]):
     def refused(self, count: int) -> None:
         """A server refused so many images at once, and took one of them alone: it takes less."""
         self.max_rows = max(1, min(self.max_rows, count // 2))
+
+
+def lane_of(image: Loaded, options: Options) -> Lane:
+    """Where an image goes that is wanted like this."""
+    return options, kind_of(image)
 
 
 def trace_of(rows: Iterable[Row[W]]) -> Trace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from convserve.client.images import ImageLike, Loaded, load
 from convserve.errors import InvalidRequestError
@@ -18,6 +19,9 @@ _OVERHEAD_BYTES = 4096
 
 _IMAGE_OVERHEAD_BYTES = 16
 """Room in a message for the tag and the length of one image."""
+
+Kind: TypeAlias = tuple[int, ...] | None
+"""What images must have in common to travel in one message: the shape of pixels; None for files."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ def size_of(image: Loaded) -> int:
     return (len(image) if isinstance(image, bytes) else image.nbytes) + _IMAGE_OVERHEAD_BYTES
 
 
-def kind_of(image: Loaded) -> tuple[int, ...] | None:
+def kind_of(image: Loaded) -> Kind:
     """What images must have in common to travel in one message: the shape of pixels; None for files."""
     return None if isinstance(image, bytes) else image.shape
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
-from convserve.client.coalescing import BUSY_SECONDS, IMAGE_BYTES, WINDOW_SECONDS, Group, Lanes, Row, trace_of
+from convserve.client.coalescing import BUSY_SECONDS, IMAGE_BYTES, WINDOW_SECONDS, Group, Lanes, Row, lane_of, trace_of
 from convserve.client.images import Loaded
 from convserve.client.requests import Options
 
@@ -24,27 +24,29 @@ def lanes(max_rows: int = 64, connections: int = 4) -> Lane:
     return Lanes(2**20, connections, max_rows)
 
 
+def come(some: Lane, one: Row[None], options: Options = DIGITS, now: float = 0.0) -> Group[None] | None:
+    """None: it goes alone."""
+    lane = lane_of(one.image, options)
+    return None if some.alone(lane) is not None else some.gather(one, lane, now)
+
+
 def enter(some: Lane, now: float = 0.0, options: Options = DIGITS, image: Loaded = b"x") -> Group[None] | None:
-    return some.enter(row(image), options, now)
+    return come(some, row(image), options, now)
 
 
 def test_a_lone_image_goes_at_once() -> None:
     """Again and again: nothing is under way when it comes."""
     some = lanes()
     for _ in range(3):
-        one = row()
-        assert some.enter(one, DIGITS, 0.0) is None
-        assert one.group is not None
-        assert some.returned(one.group, 0.0) is None
+        assert some.returned(busy(some), 0.0) is None
     assert len(some) == 0
 
 
-def busy(some: Lane, now: float = 0.0) -> Group[None]:
+def busy(some: Lane) -> Group[None]:
     """An image that is under way."""
-    one = row()
-    assert some.enter(one, DIGITS, now) is None
-    assert one.group is not None
-    return one.group
+    single = some.alone(lane_of(b"x", DIGITS))
+    assert single is not None
+    return single
 
 
 def test_images_gather_while_one_is_under_way_and_go_when_it_returns() -> None:
@@ -52,7 +54,7 @@ def test_images_gather_while_one_is_under_way_and_go_when_it_returns() -> None:
     some = lanes()
     first = busy(some)
     rows = [row() for _ in range(3)]
-    groups = {id(some.enter(one, DIGITS, 0.0001 * index)) for index, one in enumerate(rows)}
+    groups = {id(come(some, one, now=0.0001 * index)) for index, one in enumerate(rows)}
     assert len(groups) == 1
     group = some.returned(first, 0.0005)
     assert group is not None
@@ -155,7 +157,7 @@ def test_who_has_left_does_not_travel() -> None:
     first = busy(some)
     rows = [row(), row()]
     for one in rows:
-        some.enter(one, DIGITS, 0.0)
+        come(some, one)
     some.leave(rows[0])
     assert rows[1].group is not None
     assert rows[1].group.rows == [rows[1]]
@@ -169,7 +171,7 @@ def test_rows_that_go_again_count_as_under_way() -> None:
     """The lane ends when they are back."""
     some = lanes()
     first = busy(some)
-    again = some.again(first, first.rows)
+    again = some.again(first, [row()])
     assert some.returned(first, 0.0) is None
     assert len(some) == 1
     assert enter(some) is not None  # not alone
@@ -220,10 +222,9 @@ def test_lanes_are_forgotten() -> None:
     """Callers may ask for any number of models."""
     some = lanes()
     for at in range(1000):
-        one = row()
-        some.enter(one, Options(f"model {at}", None, 1, explain=False), 0.0)
-        assert one.group is not None
-        some.returned(one.group, 0.0)
+        single = some.alone(lane_of(b"x", Options(f"model {at}", None, 1, explain=False)))
+        assert single is not None
+        some.returned(single, 0.0)
     assert len(some) == 0
     assert len(some._lanes) < 100
 
@@ -231,7 +232,7 @@ def test_lanes_are_forgotten() -> None:
 def test_the_one_who_waits_longest_is_found() -> None:
     """Of equals, the one that came last: it is awake already."""
     rows = [row(deadline=3), row(deadline=5), row(deadline=5), row(deadline=1)]
-    assert Group("lane", DIGITS, rows).last is rows[2]
+    assert Group(lane_of(b"x", DIGITS), rows).last is rows[2]
 
 
 def test_the_trace_is_the_first_callers_who_has_one() -> None:

@@ -54,11 +54,17 @@ class Coalescer:
         Raises:
             ConvserveError: this image's error, or that of an RPC which would have failed without the others too.
         """
+        lane = coalescing.lane_of(image, options)
+        single = self._lanes.alone(lane)
+        if single is not None:
+            try:
+                (result,) = await self._send([image], options, deadline, trace)
+            finally:
+                self._returned(single)
+            return result
         loop = asyncio.get_running_loop()
         row: Row = coalescing.Row(image, deadline, trace, loop.create_future())
-        group = self._lanes.enter(row, options, loop.time())
-        if group is None:
-            return await self._alone(row, options)
+        group = self._lanes.gather(row, lane, loop.time())
         if group.rows[0] is row:
             self._waiting.add(group)
             if group.gathering:
@@ -71,14 +77,6 @@ class Coalescer:
         finally:
             if row.waiter.cancelled():
                 self._leave(row)
-
-    async def _alone(self, row: Row, options: Options) -> Classification:
-        try:
-            results = await self._send([row.image], options, row.deadline, row.trace)
-        finally:
-            if row.group is not None:
-                self._returned(row.group)
-        return results[0]
 
     def _watch(self, deadline: float) -> None:
         """See to it that somebody looks at the clock at a deadline: one timer for all callers."""

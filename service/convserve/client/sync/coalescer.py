@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from convserve.client import coalescing
-from convserve.client.coalescing import Group, Lanes
+from convserve.client.coalescing import Group, Lane, Lanes
 from convserve.client.images import Loaded
 from convserve.client.requests import Options
 from convserve.client.results import Classification
@@ -71,19 +71,29 @@ class Coalescer:
         Raises:
             ConvserveError: this image's error, or that of an RPC which would have failed without the others too.
         """
+        lane = coalescing.lane_of(image, options)
+        with self._lock:
+            single = self._lanes.alone(lane)
+        if single is not None:
+            try:
+                (result,) = self._send([image], options, deadline, trace)
+            finally:
+                with self._lock:
+                    self._returned(single)
+            return result
         row = coalescing.Row(image, deadline, trace, _Waiter())
         try:
-            with self._lock:
-                group = self._lanes.enter(row, options, time.monotonic())
-                if group is not None and not group.gathering:
-                    self._appoint(group)
-            if group is None:
-                (result,) = self._send([image], options, deadline, trace)
-                return result
-            return self._wait(row, group)
+            return self._wait(row, self._gather(row, lane))
         finally:
             with self._lock:
                 self._leave(row)
+
+    def _gather(self, row: Row, lane: Lane) -> Group[_Waiter]:
+        with self._lock:
+            group = self._lanes.gather(row, lane, time.monotonic())
+            if not group.gathering:
+                self._appoint(group)
+            return group
 
     def _wait(self, row: Row, group: Group[_Waiter]) -> Classification:
         """Wait for the answer, and do what this caller is appointed to. The first of a group watches its window."""
@@ -186,9 +196,6 @@ class Coalescer:
         if waiter.baton is not None:
             _wake_one(waiter.baton)
         if group is None:
-            return
-        if group.alone:
-            self._returned(group)
             return
         watched = group.first is row
         if waiter.outcome is None:
