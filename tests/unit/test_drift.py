@@ -13,7 +13,7 @@ from convserve.manifest import InputStatistics
 def training() -> InputStatistics:
     """Dark images of even classes."""
     mean = [0.0] * 32
-    mean[4:8] = [0.25] * 4
+    mean[4:8] = [0.16, 0.34, 0.34, 0.16]
     std = [0.0] * 32
     std[4] = 1.0
     return InputStatistics(
@@ -34,7 +34,7 @@ def outputs(classes: np.ndarray, confidence: float) -> Outputs:
 def images(count: int, brightness: float, seed: int = 0) -> np.ndarray:
     """Images whose mean is about `brightness` and whose deviation is about 18."""
     rng = np.random.default_rng(seed)
-    noise = rng.normal(0, 18, (count, 8, 8, 1)) + rng.uniform(brightness - 16, brightness + 16, (count, 1, 1, 1))
+    noise = rng.normal(0, 18, (count, 8, 8, 1)) + rng.uniform(brightness - 12, brightness + 12, (count, 1, 1, 1))
     return np.clip(noise, 0, 255).astype(np.uint8)
 
 
