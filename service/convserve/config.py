@@ -196,6 +196,12 @@ class Settings(_Section, frozen=True, kw_only=True):
     """Least severity that is logged, to stderr."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """Form of the log. auto: text on a terminal, JSON lines elsewhere."""
+    access_log_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """Share of the answered requests that have a line in the log, 0 to 1, chosen by request id. Failed ones always have
+    one, up to 50 in a second; health checks have none."""
+    traces: Literal["off", "otlp", "console"] = "off"
+    """Where OpenTelemetry spans go: to a collector by OTLP, or to stderr. Needs the extra otel. The rest is set by its
+    own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER."""
     model: ModelSettings = ModelSettings()
     """Settings of every model."""
     limits: LimitSettings = LimitSettings()

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from convserve import images
 from convserve.arrays import Images
-from convserve.batching import SHORT_SECONDS, BatchRun, Item, Outputs, Priority, Turns
+from convserve.batching import SHORT_SECONDS, BatchRun, Item, Outputs, Priority, Trace, Turns
 from convserve.clock import monotonic
 from convserve.errors import ConvserveError, InternalError, InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
+
+
+class Trail(Protocol):
+    """What a request leaves behind for logs and traces, also when it fails."""
+
+    version: int
+    """Number of the version that it was for; 0 until that is known."""
+    rows: int
+    """Its images; 0 until they are counted."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """Told of the batches that ran; None when the request is not traced."""
 
 
 class Request(NamedTuple):
@@ -39,6 +52,8 @@ class Request(NamedTuple):
     """Reading of the server's clock after which nobody wants the answer."""
     priority: Priority = Priority.NORMAL
     """Urgency within the model's queue."""
+    trail: Trail | None = None
+    """Filled while the request is under way."""
 
 
 class Result(NamedTuple):
@@ -91,6 +106,9 @@ class Engine:
             ConvserveError: the request is refused; `done` will not be called.
         """
         version = self._registry.borrow(request.model, request.version, request.alias, request.request_id)
+        trail = request.trail
+        if trail is not None:
+            trail.version = version.manifest.version
         started = monotonic()
         try:
             decoding: list[tuple[str, ...]] = []
@@ -99,6 +117,8 @@ class Engine:
             else:
                 pixels, decoding = self._decode(request.images, version, request.field)
 
+            if trail is not None:
+                trail.rows = len(pixels)
             decoded = monotonic()
 
             def finish(outcome: Outputs | BaseException, runs: list[BatchRun]) -> None:
@@ -113,7 +133,8 @@ class Engine:
                     version.statistics.failed(monotonic() - started)
                     done(outcome if isinstance(outcome, ConvserveError) else InternalError("the model failed to run"))
 
-            item = Item(pixels, finish, deadline=request.deadline, priority=request.priority)
+            trace = trail.trace if trail is not None else None
+            item = Item(pixels, finish, deadline=request.deadline, priority=request.priority, trace=trace)
             batcher = version.batcher
             if turns is not None and batcher.runs_here(SHORT_SECONDS):
                 batcher.submit(item, wake=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convserve.batching.batcher import Batcher
-from convserve.batching.item import BatchRun, Item, Outputs, Priority, ReleaseReason
+from convserve.batching.item import BatchRun, Item, Outputs, Priority, ReleaseReason, Trace
 from convserve.batching.queue import Batch, BatchQueue, QueueLimits
 from convserve.batching.times import BatchTimes
 from convserve.batching.turns import SHORT_SECONDS, Turns
@@ -20,5 +20,6 @@ __all__ = [
     "Priority",
     "QueueLimits",
     "ReleaseReason",
+    "Trace",
     "Turns",
 ]

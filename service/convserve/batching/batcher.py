@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from convserve.arrays import Images
-from convserve.batching.item import BatchRun, Item, Outputs
+from convserve.batching.item import BatchRun, Item, Outputs, Trace
 from convserve.batching.lateness import Lateness
 from convserve.batching.queue import Batch, BatchQueue, QueueLimits
 from convserve.batching.times import BatchTimes
@@ -323,6 +323,7 @@ class Batcher:
         waited = batch.released - batch.first_enqueued
         logits, probabilities = outputs
         row = 0
+        traced: list[tuple[Trace, BatchRun]] = []
         for part in batch.parts:
             item, count = part.item, part.stop - part.start
             run = BatchRun(count, rows, padded, reason, started - item.enqueued, waited, run_seconds)
@@ -330,9 +331,13 @@ class Batcher:
                 self._observer.batch_ran(run)
             if item.predicted_seconds and part.stop == item.rows:
                 self._lateness.note(item.predicted_seconds, finished - item.enqueued)
+            if item.trace is not None:
+                traced.append((item.trace, run))
             answer = Outputs(logits[row : row + count], probabilities[row : row + count])
             item.complete_rows(part.start, answer, run)
             row += count
+        if traced:
+            traced[0][0].batch_ran(started, traced)
 
     def _leave(self, rows: int) -> None:
         """Take rows out of the account of those in flight."""

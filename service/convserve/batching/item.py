@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import math
 import threading
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -50,6 +50,18 @@ class BatchRun(NamedTuple):
     run_seconds: float
 
 
+class Trace(Protocol):
+    """The trace of a request that is being traced."""
+
+    def batch_ran(self, started: float, parts: Sequence[tuple[Trace, BatchRun]]) -> None:
+        """Take note of a batch that has run, whose callers are answered.
+
+        Args:
+            started: reading of the server's clock.
+            parts: every traced request in the batch, this one first, with its own view of the batch.
+        """
+
+
 Done = Callable[[Outputs | BaseException, "list[BatchRun]"], None]
 
 
@@ -72,6 +84,7 @@ class Item:
         "row_bytes",
         "rows",
         "runs",
+        "trace",
     )
 
     def __init__(
@@ -81,6 +94,7 @@ class Item:
         *,
         deadline: float = math.inf,
         priority: Priority = Priority.NORMAL,
+        trace: Trace | None = None,
     ) -> None:
         """Make an item.
 
@@ -90,10 +104,12 @@ class Item:
                 on whichever thread finishes the item; it must be quick and must not raise.
             deadline: reading of the server's clock after which nobody wants the answer.
             priority: urgency within the queue.
+            trace: told of the batches that ran; None when the request is not traced.
         """
         self.images = images
         self.deadline = deadline
         self.priority = priority
+        self.trace = trace
         self.enqueued = 0.0
         """When the item entered the queue; set by the queue."""
         self.predicted_seconds = 0.0

@@ -32,6 +32,7 @@ from convserve.server import (
     tensorflow_serving,
 )
 from convserve.server.access import Access
+from convserve.server.access_log import AccessLog
 from convserve.server.gate import interceptors
 from convserve.server.health import FILE as HEALTH_FILE
 from convserve.server.health import SERVICE as HEALTH_SERVICE
@@ -98,7 +99,9 @@ class Server:
         self._metrics.observe_registry(self._registry)
         self._access = Access(settings.auth)
         self._certificates = Certificates(settings.tls) if settings.tls.cert_file else None
-        self._guard = Guard(self._metrics, self._access, settings.limits.max_concurrent_requests)
+        self._guard = Guard(
+            self._metrics, self._access, AccessLog(settings.access_log_share), settings.limits.max_concurrent_requests
+        )
         self._health = Health(list(_FILES))
         self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
         """Carries out admin methods in this process."""
@@ -130,6 +133,10 @@ class Server:
         """
         settings = self._settings
         self._access.load()
+        if settings.traces != "off":
+            from convserve.server.tracing import open_tracing
+
+            self._guard.tracing = open_tracing(settings.traces)
         if self._place is None:
             self._http = HttpServer(
                 settings.host, settings.http_port, self.metrics_registry, lambda: self._health.ready
@@ -160,7 +167,7 @@ class Server:
 
         1. Say NOT_SERVING, so that load balancers look elsewhere, and give them `drain.delay` to notice.
         2. Refuse new calls until callers have noticed, then close the port; calls under way get `drain.timeout`.
-        3. Stop the batchers and unload the models.
+        3. Stop the batchers and unload the models; send the last spans.
         4. Stop answering HTTP last, so that the end can be watched.
         """
         self._health.set_ready(False)
@@ -178,6 +185,8 @@ class Server:
         self.manager.close()
         if self._lane is not None:
             self._lane.close()
+        if self._guard.tracing is not None:
+            self._guard.tracing.close()
         if self._http is not None:
             self._http.close()
 

@@ -110,6 +110,7 @@ def _read(message: pb.ClassifyRequest, call: Call) -> Request:
         request_id=call.request_id,
         deadline=call.deadline,
         priority=priority,
+        trail=call,
     )
 
 

@@ -28,7 +28,8 @@ def configure(level: str, form: str, **always: object) -> None:
     if not as_text:
         shared.append(structlog.processors.format_exc_info)
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # Plain: the one that rich would draw shows local variables, and so the images of whoever called.
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if as_text
         else structlog.processors.JSONRenderer(default=str)
     )

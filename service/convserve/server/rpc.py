@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -31,8 +31,12 @@ from convserve.errors import (
 )
 from convserve.metrics import Metrics
 from convserve.server.access import Access, Group
+from convserve.server.access_log import AccessLog
 from convserve.server.shares import Shares
 from convserve.server.status import REQUEST_ID_KEY, code_of, status_of
+
+if TYPE_CHECKING:
+    from convserve.server.tracing import RequestTrace, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +51,9 @@ _NO_DEADLINE = 10 * 365 * 86400.0  # gRPC tells a call without a deadline as one
 
 
 class Call:
-    """What a method may know of the call it answers."""
+    """What a method may know of the call it answers, and what it leaves behind for logs and traces."""
 
-    __slots__ = ("api", "deadline", "metadata", "model", "request_id", "turns")
+    __slots__ = ("api", "deadline", "group", "metadata", "model", "request_id", "rows", "trace", "turns", "version")
 
     def __init__(self, api: str, metadata: Iterable[tuple[str, str | bytes]], seconds_left: float | None) -> None:
         """Read what is known before the request is.
@@ -71,6 +75,19 @@ class Call:
         """Where the thread that answers the call notes batches that it will run itself; None: others run them."""
         self.model = ""
         """Name of the model for metrics; set by the method once it is known to exist."""
+        self.group = Group.INFERENCE
+        """Of the method."""
+        self.version = 0
+        """Number of the version that the request was for; set by the engine."""
+        self.rows = 0
+        """Images of the request; set by the engine."""
+        self.trace: RequestTrace | None = None
+        """The request's trace, if it is traced."""
+
+    @property
+    def trace_id(self) -> str:
+        """Id of the trace, for logs; empty: the request is not traced."""
+        return self.trace.trace_id if self.trace is not None else ""
 
 
 class Malformed:
@@ -143,10 +160,13 @@ class Unary(Generic[Q, A]):
 class Guard:
     """Wraps methods for the synchronous server, and counts the calls under way."""
 
-    def __init__(self, metrics: Metrics, access: Access, threads: int) -> None:
-        """Count on `metrics`, let in whom `access` allows; the server has so many threads."""
+    def __init__(self, metrics: Metrics, access: Access, access_log: AccessLog, threads: int) -> None:
+        """Count on `metrics`, let in whom `access` allows, tell `access_log`; the server has so many threads."""
         self._metrics = metrics
         self._access = access
+        self._access_log = access_log
+        self.tracing: Tracing | None = None
+        """Traces requests; None: nobody does. Set before the first call."""
         self.shares = Shares(threads)
         """Shares the threads out among the models."""
         self._lock = threading.Lock()
@@ -198,11 +218,12 @@ class Guard:
         )
 
     def read(self, method: Unary[Q, A], data: bytes, call: Call) -> Q:
-        """Parse an inference method's message, if the call may be answered at all.
+        """Begin the trace, and parse an inference method's message, if the call may be answered at all.
 
         Raises:
             ConvserveError: as `authorize` and `check` say.
         """
+        self.begin(call, method.name)
         self.authorize(Group.INFERENCE, call)
         request = method.parse(data)
         self.check(request)
@@ -228,10 +249,12 @@ class Guard:
         def behavior(request: Q, context: grpc.ServicerContext) -> A:
             started = time.perf_counter()
             call = call_of(api, context)
+            call.group = group
             self.enter(api)
             code = grpc.StatusCode.OK
             outcome: object = None
             try:
+                self.begin(call, method)
                 self.authorize(group, call)
                 self.check(request)
                 return answer(request, call, context)
@@ -249,8 +272,16 @@ class Guard:
         with self._lock:
             self._active += 1
 
+    def begin(self, call: Call, method: str) -> None:
+        """Begin to trace a request, whose metadata may name the caller's trace; health checks have no traces."""
+        if self.tracing is not None and call.group is not Group.HEALTH:
+            call.trace = self.tracing.begin(call.api, method, call.request_id, call.metadata)
+
     def leave(self, call: Call, method: str, code: grpc.StatusCode, seconds: float, outcome: object) -> None:
-        """Count a request that ends; an `outcome` that nobody expected is logged."""
+        """Count a request that ends, log it if it is one to be logged, and end its trace.
+
+        An `outcome` that nobody expected is logged with its traceback.
+        """
         with self._lock:
             self._active -= 1
         self._metrics.in_flight.labels(call.api).dec()
@@ -258,6 +289,10 @@ class Guard:
         self._metrics.request_seconds.labels(call.api, method, call.model).observe(seconds)
         if code is grpc.StatusCode.INTERNAL and isinstance(outcome, BaseException):
             log.error("request failed", request_id=call.request_id, method=method, exc_info=outcome)
+        if call.group is not Group.HEALTH:
+            self._access_log.note(call, method, code, seconds)
+        if call.trace is not None and self.tracing is not None:
+            self.tracing.end(call.trace, call.model, call.version, call.rows, code)
 
     def authorize(self, group: Group, call: Call) -> None:
         """Refuse a call whose token does not allow it.

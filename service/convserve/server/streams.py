@@ -145,6 +145,7 @@ class _Stream(Generic[Q, A]):
         waiting: _Waiting[Q, A] = _Waiting(request, call_of(self._api, self._context))
         self._guard.enter(self._api)
         try:
+            self._guard.begin(waiting.call, self._method)
             self._guard.check(request)
             waiting.cancel = self._start(request, waiting.call, waiting.slot.put)
         except ConvserveError as error:

@@ -43,6 +43,7 @@ def read(message: pb.ModelInferRequest, call: Call) -> Request:
         request_id=message.id or call.request_id,
         deadline=call.deadline,
         priority=parameters.priority(message.parameters),
+        trail=call,
     )
 
 

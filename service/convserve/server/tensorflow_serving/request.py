@@ -74,6 +74,7 @@ def _request(spec: model_pb2.ModelSpec, images: Images | Sequence[bytes], field:
         alias=alias,
         request_id=call.request_id,
         deadline=call.deadline,
+        trail=call,
     )
 
 
