@@ -62,10 +62,11 @@ class ServerProcess:
 
 
 def command(repository: Path, *flags: str) -> list[str]:
-    """The command line of a server on free ports."""
+    """The command line of a server on free ports; with TEST_PUBLIC_PATH set, one without the fast lane."""
+    lane = ("--fast-lane", "false") if os.environ.get("TEST_PUBLIC_PATH") and "--fast-lane" not in flags else ()
     return [
         *(sys.executable, "-m", "convserve", "serve", "--model-repository", str(repository)),
-        *("--port", "0", "--http-port", "0", "--log-format", "json", *flags),
+        *("--port", "0", "--http-port", "0", "--log-format", "json", *lane, *flags),
     ]
 
 

@@ -1,0 +1,160 @@
+"""Batches run by the thread that brought the work. Nothing waits, and no other thread is needed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from convserve.arrays import Images
+from convserve.batching import (
+    Batcher,
+    BatchQueue,
+    BatchRun,
+    BatchTimes,
+    Item,
+    Outputs,
+    QueueLimits,
+    ReleaseReason,
+    Turns,
+)
+from convserve.batching.lateness import Lateness
+from convserve.errors import DeadlineError
+
+
+class Quiet:
+    """An observer that only counts drops."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+
+    def batch_ran(self, run: BatchRun) -> None: ...
+
+    def items_dropped(self, reason: str, items: int) -> None:
+        self.dropped += items
+
+    def batch_failed(self, error: BaseException) -> None:
+        raise error
+
+
+class Model:
+    """A batcher whose batches take a millisecond a row of a clock that only they move."""
+
+    clock = 100.0
+
+    def __init__(self, log: list[str], name: str, *, slots: int = 1, delay: float = 0.0, row: float = 0.001) -> None:
+        self.log, self.name, self.row = log, name, row
+        times = BatchTimes({size: size * row for size in (1, 2, 4, 8, 16, 32, 64)})
+        limits = QueueLimits(max_batch_size=64, max_queue_delay=delay)
+        self.observer = Quiet()
+        self.batcher = Batcher(
+            BatchQueue(limits, times.predict),
+            self.run,
+            times=times,
+            observer=self.observer,
+            slots=slots,
+            clock=lambda: Model.clock,
+        )
+        self.batcher._state = "running"  # without its threads: what is not run here is never run
+        self.answers: list[Outputs | BaseException] = []
+        self.runs: list[BatchRun] = []
+
+    def run(self, images: Images) -> Outputs:
+        Model.clock += self.row * len(images)
+        self.log.append(f"{self.name}{len(images)}")
+        values = images[:, 0, 0, :].astype(np.float32)
+        return Outputs(values, values)
+
+    def submit(self, rows: int, turns: Turns, deadline: float = math.inf) -> None:
+        def done(outcome: Outputs | BaseException, runs: list[BatchRun]) -> None:
+            self.answers.append(outcome)
+            self.runs.extend(runs)
+
+        images = np.arange(rows, dtype=np.uint8).reshape(rows, 1, 1, 1)
+        self.batcher.submit(Item(images, done, deadline=deadline), wake=False)
+        turns.add(self.batcher)
+
+
+def test_models_take_turns_of_short_batches() -> None:
+    """Whoever floods one model cannot keep another's callers waiting for more than one short batch."""
+    log: list[str] = []
+    turns = Turns()
+    flooded, quiet = Model(log, "f"), Model(log, "q")
+    for _ in range(10):
+        flooded.submit(1, turns)
+    quiet.submit(1, turns)
+    while turns:
+        turns.run_one()
+    assert log == ["f2", "q1", "f2", "f2", "f2", "f2"]
+    assert len(flooded.answers) == 10
+    assert {run.reason for run in flooded.runs[:8]} == {ReleaseReason.FULL}
+
+
+def test_a_large_request_comes_back_whole() -> None:
+    """It is split over many turns, and its rows are in order."""
+    turns = Turns()
+    model = Model([], "m")
+    model.submit(50, turns)
+    while turns:
+        turns.run_one()
+    (answer,) = model.answers
+    assert isinstance(answer, Outputs)
+    assert answer.logits[:, 0].tolist() == list(range(50))
+    assert len(model.runs) == 25
+
+
+@pytest.mark.parametrize("settings", [{"slots": 2}, {"delay": 0.01}, {"row": 0.01}])
+def test_what_waits_overlaps_or_takes_long_has_threads(settings: dict[str, float]) -> None:
+    """Several slots, a window, and models that take longer than a turn are not for the thread that reads requests."""
+    assert Model([], "m").batcher.runs_here(0.002)
+    assert not Model([], "m", **settings).batcher.runs_here(0.002)  # type: ignore[arg-type]
+
+
+def test_a_taken_slot_is_left_to_its_holder() -> None:
+    """Whoever holds the slot looks at the queue again before it gives up; running beside it would be one slot more."""
+    turns = Turns()
+    model = Model([], "m")
+    model.submit(1, turns)
+    model.batcher._slots.acquire()
+    turns.run_one()
+    assert not turns
+    assert model.answers == []
+
+
+def test_rows_that_cannot_make_their_deadline_are_dropped() -> None:
+    """A caller who will have given up before the batch is done is told so at once, and nothing is computed."""
+    log: list[str] = []
+    turns = Turns()
+    model = Model(log, "m")
+    model.submit(1, turns, deadline=Model.clock + 0.0015)
+    Model.clock += 0.001  # something else took longer than predicted
+    turns.run_one()
+    assert log == []
+    assert isinstance(model.answers[0], DeadlineError)
+    assert model.observer.dropped == 1
+
+
+def test_admission_learns_from_late_answers() -> None:
+    """Once answers come later than the times of batches tell, requests need more room before their deadline."""
+    turns = Turns()
+    model = Model([], "m")
+    model.submit(1, turns, deadline=Model.clock + 0.005)  # 1 ms would do
+    for _ in range(50):
+        model.submit(1, turns, deadline=Model.clock + 1)
+        Model.clock += 0.02  # between arrival and batch
+        turns.run_one()
+    with pytest.raises(DeadlineError, match=r"would take about 0\.02"):
+        model.submit(1, turns, deadline=Model.clock + 0.005)
+    model.submit(1, turns, deadline=Model.clock + 0.1)
+
+
+def test_lateness_covers_most_answers() -> None:
+    """The allowance lies above the mean by two deviations, and answers that come early give nothing away."""
+    lateness = Lateness()
+    for index in range(500):
+        lateness.note(0.1, 0.1 + (0.01 if index % 2 else 0.03))
+    assert 0.035 < lateness.allowance < 0.05
+    for _ in range(200):
+        lateness.note(0.1, 0.05)
+    assert lateness.allowance == 0.0
