@@ -8,13 +8,20 @@ import sys
 from collections.abc import Sequence
 
 from convserve import __version__
-from convserve.cli import classify, doctor, loadtest, models, serve
+from convserve.cli import classify, doctor, loadtest, models, plan, serve
 from convserve.errors import ConvserveError
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 """Exit statuses; argparse ends with 2 when the command line is wrong."""
 
-_COMMANDS = {"serve": serve, "classify": classify, "models": models, "loadtest": loadtest, "doctor": doctor}
+_COMMANDS = {
+    "serve": serve,
+    "classify": classify,
+    "models": models,
+    "loadtest": loadtest,
+    "plan": plan,
+    "doctor": doctor,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

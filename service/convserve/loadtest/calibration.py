@@ -1,0 +1,100 @@
+"""Measures a server's service times with closed loops.
+
+The model's run: one caller, who sends more and more images at once; nothing else runs, and the replies tell how long
+the model took. The rest: many callers, so that the server is never idle; when it answers X requests per second in
+batches of b, every request costs it 1/X seconds, of which run(b)/b is the model and what is left is RPC work. And what
+a request takes besides, which costs the server nothing, is what one caller waits beyond both.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convserve.errors import ConvserveError
+from convserve.loadtest.campaign import Campaign, Options, Progress, load_of
+from convserve.loadtest.run import Run
+from convserve.loadtest.service_times import ServiceTimes, fit
+from convserve.loadtest.workload import Mix
+
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Images in a batch of which the model's run is timed, as far as the server's batches go."""
+_CALLERS = (32, 64, 128)
+"""Callers who keep the server busy."""
+_WARMUP_SECONDS = 0.5
+_QUANTILES = 200
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured."""
+
+    times: ServiceTimes
+    run_seconds: dict[int, float]
+    """Seconds of the model's run by requests in a batch."""
+    saturated: dict[int, tuple[float, float]]
+    """By callers: answered requests per second, and mean requests in a batch."""
+    doubts: list[str]
+    """Why the client may have been the bottleneck, if it may."""
+
+
+def calibrate(options: Options, most_rows: int, seconds: float, progress: Progress) -> Calibration:
+    """Measure service times of a server, for requests of `options.mix`, which is one size.
+
+    Args:
+        options: target, model and data; native dialect, with explanations.
+        most_rows: rows that fit into a batch of the server.
+        seconds: of each closed loop; there are about ten.
+        progress: is told.
+
+    Raises:
+        ConvserveError: requests failed, or replies do not tell how their batches ran.
+    """
+    rows = options.mix.sizes[0]
+    most = max(most_rows // rows, 1)
+    doubts: list[str] = []
+    run_seconds: dict[int, float] = {}
+    lone: Run | None = None
+    for size in (size for size in _SIZES if size <= most):
+        run = _measure(replace(options, mix=Mix((size * rows,), (1.0,))), 1, seconds / 2, progress)
+        count, total = (sum(entry) for entry in zip(*run.tally.batch_seconds.values(), strict=True))
+        run_seconds[size] = total / count
+        lone = lone or run
+    saturated: dict[int, tuple[float, float]] = {}
+    for callers in _CALLERS:
+        run = _measure(options, callers, seconds, progress)
+        doubts += [f"{callers} in flight: {text}" for text in run.invalid]
+        saturated[callers] = run.throughput, _mean_batch(run, rows)
+    if lone is None:
+        raise ConvserveError("the server forms no batches")
+    fixed, each = fit({float(size): run for size, run in run_seconds.items()})
+    handling = statistics.median(1 / rate - (fixed + each * batch) / batch for rate, batch in saturated.values())
+    times = ServiceTimes(fixed, each, max(handling, 0.0), most)
+    shares = ((np.arange(_QUANTILES) + 0.5) / _QUANTILES).tolist()
+    besides = [max(lone.tally.latencies.percentile(share) - times.batch(1), 0.0) for share in shares]
+    return Calibration(replace(times, besides=tuple(besides)), run_seconds, saturated, doubts)
+
+
+def _measure(options: Options, callers: int, seconds: float, progress: Progress) -> Run:
+    """One closed loop."""
+    options = replace(options, warmup=_WARMUP_SECONDS, seconds=seconds, in_flight=callers)
+    if callers == 1:
+        options = replace(options, processes=1, connections=1)
+    with Campaign(options, progress) as campaign:
+        campaign.prepare()
+        load = load_of(options, None)
+        run = campaign.measure(load, None, f"{callers} in flight, {options.mix} image(s) each")
+    if run.tally.failed or run.check.wrong:
+        raise ConvserveError(f"the server cannot be measured: {'; '.join([*run.details.values(), *run.failures])}")
+    if not run.tally.batch_seconds or 0 in run.tally.batch_seconds:
+        raise ConvserveError("the server cannot be measured: its replies do not tell how their batches ran")
+    return run
+
+
+def _mean_batch(run: Run, rows: int) -> float:
+    """Mean requests in a batch, counted by batch and not by request."""
+    told = run.tally.batch_seconds
+    batches = sum(count * rows / batch_rows for batch_rows, (count, _) in told.items())
+    return sum(count for count, _ in told.values()) / batches
