@@ -31,7 +31,8 @@ CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
-_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
+LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
+"""Addresses that only this machine reaches."""
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,7 +227,7 @@ class Settings(_Section, frozen=True, kw_only=True):
             )
         if (
             self.admin_port != "off"
-            and self.admin_host not in _LOOPBACK
+            and self.admin_host not in LOOPBACK
             and not (auth.admin_tokens_file or self.tls.client_ca_file)
         ):
             raise ValueError(

@@ -13,7 +13,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import convserve
-from convserve.config import Settings
+from convserve.config import LOOPBACK, Settings
 from convserve.engine import Engine
 from convserve.errors import ArtifactError, ConfigError
 from convserve.host import CpuPlan
@@ -31,7 +31,7 @@ from convserve.server import (
     shared_totals,
     tensorflow_serving,
 )
-from convserve.server.access import Access
+from convserve.server.access import Access, Group
 from convserve.server.access_log import AccessLog
 from convserve.server.gate import interceptors
 from convserve.server.health import FILE as HEALTH_FILE
@@ -133,6 +133,7 @@ class Server:
         """
         settings = self._settings
         self._access.load()
+        self._tell_access()
         if settings.traces != "off":
             from convserve.server.tracing import open_tracing
 
@@ -189,6 +190,15 @@ class Server:
             self._guard.tracing.close()
         if self._http is not None:
             self._http.close()
+
+    def _tell_access(self) -> None:
+        """Say in the log who may call, loudly if tokens would travel in the open."""
+        tls = self._settings.tls
+        encryption = "mTLS" if tls.client_ca_file else "TLS" if tls.cert_file else "none"
+        groups = {group.value: "tokens" if self._access.needs_token(group) else "open" for group in Group}
+        log.info("access", encryption=encryption, **groups, admin_methods=self._settings.admin_methods)
+        if encryption == "none" and not self._access.open and self._settings.host not in LOOPBACK:
+            log.warning("tokens travel unencrypted, unless something else encrypts the way; see tls.cert_file")
 
     def share_of_totals(self) -> bytes:
         """Where the time of this process's requests went."""

@@ -11,6 +11,9 @@ from prometheus_client.exposition import choose_encoder
 
 from convserve.errors import ConfigError
 
+_SECONDS_TO_ASK = 10.0
+"""How long a connection may take over its request, so that silent ones do not gather."""
+
 
 class HttpServer:
     """A small HTTP server on threads of its own."""
@@ -26,6 +29,9 @@ class HttpServer:
 
         class Handler(BaseHTTPRequestHandler):
             """Answers GET."""
+
+            timeout = _SECONDS_TO_ASK
+            server_version, sys_version = "convserve", ""  # no need to tell which Python this is
 
             def do_GET(self) -> None:  # the base class finds it by this name
                 """Route a request."""
