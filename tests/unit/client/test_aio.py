@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from io import BytesIO
@@ -227,6 +228,33 @@ def test_cancelled_and_late_callers_leave_alone(fake: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("no_window")
+def test_each_caller_is_told_at_its_own_deadline(fake: FakeServer) -> None:
+    """Whatever order they come in, while they gather and while their RPC is under way; others may have none."""
+    timeouts = (60, 0.3, 0.1, math.inf, 0.2)
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+
+            async def call(at: int) -> int:
+                started = asyncio.get_running_loop().time()
+                with pytest.raises(convserve.DeadlineError):
+                    await client.classify(bytes([at]), model="m", timeout=timeouts[at])
+                assert asyncio.get_running_loop().time() - started >= timeouts[at] - 1e-3
+                return at
+
+            gate, held, patient = await crowd(client, fake, b"\x00", b"\x03", timeout=math.inf)
+            assert [await told for told in asyncio.as_completed([call(1), call(2), call(4)])] == [2, 4, 1]
+            second = fake.before = Gate(0)
+            gate.open()
+            await arrival(second)
+            assert await call(1) == 1  # gathers behind the RPC
+            second.open()
+            assert [(await task).index for task in (held, *patient)] == [HELD, 0, 3]
+
+    run(test)
+
+
+@pytest.mark.usefixtures("no_window")
 def test_an_rpc_that_nobody_waits_for_is_given_up(fake: FakeServer) -> None:
     """Alone or together, before it begins or after."""
 
@@ -371,6 +399,23 @@ def test_a_client_belongs_to_one_event_loop(fake: FakeServer) -> None:
             two.run(use())
         one.run(other.close())
     run(first)
+
+
+def test_waiting_for_a_server() -> None:
+    """With wait_for_ready, a call lasts until the server is there, or its deadline."""
+    with running() as gone:
+        target = gone.target
+
+    async def test() -> None:
+        async with AsyncClient(target, wait_for_ready=True) as client:
+            with pytest.raises(convserve.DeadlineError):
+                await client.classify(b"\x01", model="m", timeout=0.05)
+            call = asyncio.create_task(client.classify(b"\x05", model="m", timeout=60))
+            await asyncio.sleep(0)
+            with running(port=int(target.rpartition(":")[2])):
+                assert (await call).index == 5
+
+    run(test)
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:

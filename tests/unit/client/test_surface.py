@@ -125,6 +125,33 @@ print(used.classify(b"\\x09", model="m").index)
     assert indices == ["7", "8", "9"]
 
 
+def test_a_forked_process_is_told_by_the_asynchronous_client(fake: FakeServer) -> None:
+    """Not left hanging on its parent's connections."""
+    code = """
+import asyncio, os, sys
+os.environ["GRPC_VERBOSITY"] = "NONE"  # it mentions the fork
+import convserve
+
+async def use(client):
+    return (await client.classify(b"\\x05", model="m")).index
+
+loop = asyncio.new_event_loop()
+used = convserve.AsyncClient(sys.argv[1])
+print(loop.run_until_complete(use(used)), flush=True)
+if os.fork() == 0:
+    try:
+        loop.run_until_complete(use(used))
+    except convserve.ClosedError as error:
+        print(error, flush=True)
+    os._exit(0)
+assert os.wait()[1] == 0
+print(loop.run_until_complete(use(used)))
+"""
+    first, message, second = python(code, fake.target).splitlines()
+    assert (first, second) == ("5", "5")
+    assert "was used before the process was forked" in message
+
+
 def test_the_copyable_example_in_the_docs_runs(fake: FakeServer) -> None:
     """Every Python block of docs/client.md is correct Python."""
     text = (Path(__file__).parents[3] / "docs/client.md").read_text()

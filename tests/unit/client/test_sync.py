@@ -442,6 +442,16 @@ def test_waiting_for_a_server(fake: FakeServer) -> None:
             assert call.result(60).index == 5
 
 
+@pytest.mark.parametrize("form", ["{}", "dns:///localhost:{port}", "ipv4:{}", "ipv4:{},{dead}"])
+def test_every_form_of_a_target(fake: FakeServer, form: str) -> None:
+    """Names are resolved, and one address of several is enough."""
+    with running() as gone:
+        dead = gone.target
+    target = form.format(fake.target, port=fake.target.rpartition(":")[2], dead=dead)
+    with Client(target) as client:
+        assert [client.classify(bytes([value]), model="m").index for value in range(10)] == list(range(10))
+
+
 def test_a_timeout_may_be_infinite(fake: FakeServer) -> None:
     """For those who want none."""
     with Client(fake.target, timeout=float("inf")) as client:

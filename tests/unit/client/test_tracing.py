@@ -34,6 +34,39 @@ def test_the_trace_context_travels(fake: FakeServer) -> None:
     assert [data["traceparent"] for data in fake.metadata] == [PARENT] * 3
 
 
+def test_the_current_span_of_the_real_library_travels(fake: FakeServer) -> None:
+    """In a program of its own: threads that share RPCs have traces of their own, and each RPC has one of those."""
+    pytest.importorskip("opentelemetry.sdk", reason="the real OpenTelemetry is not installed: NOT tested with it")
+    code = """
+import asyncio, sys, threading, convserve
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+trace.set_tracer_provider(TracerProvider())
+tracer = trace.get_tracer("test")
+client, told = convserve.Client(sys.argv[1]), []
+def call():
+    with tracer.start_as_current_span("work") as span:
+        told.append(format(span.get_span_context().trace_id, "032x"))
+        client.classify(b"\\x05", model="m")
+threads = [threading.Thread(target=call) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+async def main():
+    async with convserve.AsyncClient(sys.argv[1]) as other:
+        with tracer.start_as_current_span("work") as span:
+            told.append(format(span.get_span_context().trace_id, "032x"))
+            await other.classify(b"\\x05", model="m")
+asyncio.run(main())
+print(*told)
+"""
+    command = [sys.executable, "-c", code, fake.target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    traces = [str(data["traceparent"]).split("-")[1] for data in fake.metadata]
+    assert set(traces) <= set(done.stdout.split())
+    assert traces[-1] == done.stdout.split()[-1]
+
+
 def test_without_it_nothing_travels(fake: FakeServer) -> None:
     """And nothing is loaded."""
     with Client(fake.target) as client:
