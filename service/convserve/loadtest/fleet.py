@@ -20,6 +20,8 @@ from convserve.loadtest.records import ClientStats, Records
 _HEAD_START_SECONDS = 0.05
 """Between the command to start and the start, so that every process is waiting for it."""
 _READY_SECONDS = 60.0
+_HAND_ON_SECONDS = 0.25
+"""Records are added up in pieces of so much time: many small ones would cost more than the clients."""
 
 
 class Fleet:
@@ -76,15 +78,20 @@ class Fleet:
             pipe.send(begin)
         running = list(self._pipes)
         stats: list[ClientStats] = []
+        pieces: list[Records] = []
+        handed_on = begin
         while running:
             for ready in wait(running, timeout=0.25):
                 assert isinstance(ready, Connection)  # noqa: S101  # `wait` returns what it was given
                 message = self._receive(ready)
                 if isinstance(message, np.ndarray):
-                    take(message)
+                    pieces.append(message)
                 else:
                     stats.append(message)
                     running.remove(ready)
+            if pieces and (time.monotonic() - handed_on >= _HAND_ON_SECONDS or not running):
+                take(np.concatenate(pieces))
+                pieces, handed_on = [], time.monotonic()
             tick(time.monotonic() - begin)
         return stats
 

@@ -21,7 +21,8 @@ from convserve.loadtest.workload import Prepared
 _BURST = 64
 """Requests sent before answers are looked at again."""
 _RECONNECT_SECONDS = 0.05
-_REPORT_SECONDS = 0.25
+_REPORT_SECONDS, _REPORT_RECORDS = 0.25, 128
+"""Records go when so much time has passed, or so many are there: packing more at once would hold requests up."""
 DEADLINE_EXCEEDED, UNAVAILABLE, INTERNAL = 4, 14, 13
 
 
@@ -102,7 +103,7 @@ class Loop:
                 before = self._snapshot(now)
             more = self._send_due(pacing, now)
             self._expire(pacing, now)
-            if now - self._reported >= _REPORT_SECONDS:
+            if now - self._reported >= _REPORT_SECONDS or len(self._records) >= _REPORT_RECORDS:
                 self._report(now)
             if not more and not self._calls and pacing.finished(now):
                 break

@@ -65,7 +65,8 @@ class LiveProgress(Progress):
         marks = f", {run.tally.failed} failed" if run.tally.failed else ""
         marks += ", INVALID" if run.invalid else ""
         marks += "" if not run.verdicts else ", SLO kept" if run.within_slo else ", SLO missed"
-        self._console.print(f"{title}: {run.throughput:,.0f} answered/s, {times}{marks}", highlight=False)
+        line = f"{title}: {run.throughput:,.0f} answered/s, {times}{marks}"
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def _picture(self, seconds: float, load: Load, tally: Tally) -> Table:
         table = Table.grid(padding=(0, 2))
