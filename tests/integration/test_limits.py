@@ -12,9 +12,10 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client import CollectorRegistry
 
 from convserve.config import LimitSettings
-from convserve.server import listener
+from convserve.server import http, listener
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import classification_pb2_grpc, model_pb2, model_pb2_grpc
 from support import server as servers
@@ -149,3 +150,15 @@ def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatc
                 pass
     finally:
         server.stop(grace=None).wait()
+
+
+def test_a_silent_connection_to_the_http_port_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold a thread."""
+    monkeypatch.setattr(http, "_SECONDS_TO_ASK", 0.3)
+    server = http.HttpServer("127.0.0.1", 0, CollectorRegistry(), lambda: True)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as silent:
+            assert silent.recv(4096) == b""
+    finally:
+        server.close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from convserve import AsyncClient, Client, Tls
 from convserve.errors import ConvserveError, UnauthenticatedError, UnavailableError
@@ -264,3 +267,28 @@ def _subject(running: servers.ServerProcess, authorities: list[Authority]) -> st
     ):
         certificate: Any = secure.getpeercert()
         return str(certificate["subject"][0][0][1])
+
+
+def test_the_command_line_shows_who_it_is(
+    mutual: servers.ServerProcess, server: servers.ServerProcess, authority: Authority, tmp_path: Path
+) -> None:
+    """Certificates and tokens are files; without them the commands say what is missing."""
+    pair = authority.sign("client").write(tmp_path, "client")
+    (tmp_path / "ca.pem").write_bytes(authority.cert)
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    picture = tmp_path / "picture.png"
+    Image.fromarray(IMAGE[:, :, 0]).save(picture)
+    ca = ["--tls-ca", str(tmp_path / "ca.pem")]
+
+    def run(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "convserve", arguments[0], "--target", target, *arguments[1:]]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    shown = run(mutual.target, "models", *ca, "--tls-cert", str(pair[0]), "--tls-key", str(pair[1]))
+    assert "stripes" in shown.stdout, shown.stderr
+    classify = ["classify", str(picture), "--model", "stripes", *ca]
+    answered = run(server.target, *classify, "--token-file", str(tmp_path / "token"))
+    assert answered.returncode == 0, answered.stderr
+    refused = run(server.target, *classify)
+    assert refused.returncode == 1
+    assert "no token came" in refused.stderr

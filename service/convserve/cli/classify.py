@@ -41,16 +41,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--explain", action="store_true", help="tell how the batch of each image ran, times in seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each file")
     common.add_connection(parser)
+    common.add_credentials(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Classify the files. Returns the exit status."""
-    from convserve.client import Client
-
     failed = False
     rows: list[tuple[str, ...]] = []
     try:
-        with Client(args.target, timeout=args.timeout) as client:
+        with common.connect(args) as client:
             for name, outcome in _classify_all(client, args):
                 if isinstance(outcome, str):
                     failed = True

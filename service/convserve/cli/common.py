@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from convserve.client import Client
 
 TARGET_VARIABLE = "CONVSERVE_TARGET"
 DEFAULT_TARGET = "127.0.0.1:8001"
@@ -25,6 +32,36 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         help="seconds that a request may take (default: 10)",
     )
+
+
+def add_credentials(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how to talk to a server that asks who one is."""
+    group = parser.add_argument_group("encryption and credentials")
+    group.add_argument("--tls", action="store_true", help="talk TLS, and check with this machine's certificates")
+    group.add_argument("--tls-ca", metavar="FILE", help="talk TLS, and check with these certificates (PEM)")
+    group.add_argument("--tls-cert", metavar="FILE", help="certificate to show to a server that asks for one (PEM)")
+    group.add_argument("--tls-key", metavar="FILE", help="private key of --tls-cert (PEM)")
+    group.add_argument("--token-file", metavar="FILE", type=Path, help="file with a bearer token to send")
+
+
+def connect(args: argparse.Namespace) -> Client:
+    """A client by the flags of `add_connection` and `add_credentials`.
+
+    Raises:
+        ConfigError: a file cannot be read, or a token would travel unencrypted to another machine.
+    """
+    from convserve.client import Client, Tls
+
+    tls: bool | Tls = args.tls
+    if args.tls_ca or args.tls_cert or args.tls_key:
+        tls = Tls(ca=args.tls_ca, cert=args.tls_cert, key=args.tls_key)
+    token = None
+    if args.token_file is not None:
+        try:
+            token = args.token_file.read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"--token-file: {args.token_file} cannot be read ({error.strerror})") from error
+    return Client(args.target, timeout=args.timeout, tls=tls, token=token)
 
 
 def positive_seconds(text: str) -> float:

@@ -22,13 +22,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object for each model, with all details")
     common.add_connection(parser)
+    common.add_credentials(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """List the models. Returns the exit status."""
-    from convserve.client import Client
-
-    with Client(args.target, timeout=args.timeout) as client:
+    with common.connect(args) as client:
         models = client.models()
     if args.json:
         for model in models:
