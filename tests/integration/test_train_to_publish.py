@@ -13,9 +13,11 @@ from PIL import Image
 
 from convserve import manifest
 from convserve.__main__ import main
+from convserve.signing import Verifier
 from convtrain.cli import run
 from convtrain.datasets import idx
 from convtrain.predictions import from_onnx, from_saved_model
+from support.keys import SigningKey
 from support.server import serving
 
 pytestmark = pytest.mark.training
@@ -92,7 +94,12 @@ def test_digits_from_idx_files_to_a_version(tmp_path: Path, capsys: pytest.Captu
     # The same run again becomes the next version; steps can be repeated one by one.
     assert convtrain(capsys, "evaluate", "run")["accuracy"] == result["accuracy"]
     convtrain(capsys, "export", "run")
-    assert convtrain(capsys, "publish", "run", "--model-repository", "models")["version"] == "models/mnist/2"
+    key = SigningKey(tmp_path)
+    signed = convtrain(capsys, "publish", "run", "--model-repository", "models", "--sign", str(key.private_file))
+    assert signed["version"] == "models/mnist/2"
+    Verifier(key.public_file).check(tmp_path / "models/mnist/2", manifest.read_bytes(tmp_path / "models/mnist/2"))
+    assert run(["publish", "run", "--sign", "nowhere.pem"]) == 1
+    assert "nowhere.pem: cannot be read" in capsys.readouterr().err
     assert convtrain(capsys, "inspect", "models/mnist/2")["golden_max_abs_diff"] <= 1e-5
 
     # A file changed after the proof is not published, nor are weights that were not measured.
