@@ -12,7 +12,7 @@ ARG PYTHON_IMAGE=python:3.12-slim
 FROM ${PYTHON_IMAGE} AS root
 RUN python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "the base needs Python 3.11 to 3.13")' \
  # Official images come without byte code; on a read-only root each start would compile the standard library again.
- && python -m compileall -q --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|site-packages|dist-packages)/' \
+ && PYTHONHASHSEED=0 python -m compileall -q -f --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|site-packages|dist-packages)/' \
       "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
  # The list of Debian packages (/var/lib/dpkg/status) stays: scanners read it.
  && rm -rf /usr/bin/apt* /usr/lib/apt /etc/apt /var/lib/apt /var/cache/apt /var/log/* \
@@ -46,7 +46,7 @@ USER 10001:10001
 
 # --- What is installed, each set in a stage of its own ---------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS builder
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
 # pip stays in an environment of its own; the one that is shipped has none.
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/convserve
 
@@ -63,28 +63,28 @@ RUN SOURCE_DATE_EPOCH=315532800 /opt/build/bin/python -m hatchling build --targe
 FROM builder AS cpu-packages
 COPY requirements/server.txt /src/requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --require-hashes -r /src/requirements.txt
+    /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --no-compile --require-hashes -r /src/requirements.txt
 COPY deploy/finish-packages.sh /src/
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel /src/finish-packages.sh
 
 FROM builder AS gpu-packages
 COPY requirements/gpu.txt /src/requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --require-hashes -r /src/requirements.txt
+    /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --no-compile --require-hashes -r /src/requirements.txt
 COPY deploy/finish-packages.sh /src/
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel /src/finish-packages.sh
 
 FROM builder AS tensorflow-packages
 COPY requirements/tensorflow.txt /src/requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --require-hashes -r /src/requirements.txt
+    /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --no-compile --require-hashes -r /src/requirements.txt
 COPY deploy/finish-packages.sh /src/
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel /src/finish-packages.sh
 
 FROM builder AS train-packages
 COPY requirements/train.txt /src/requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --require-hashes -r /src/requirements.txt
+    /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --no-compile --require-hashes -r /src/requirements.txt
 COPY deploy/finish-packages.sh /src/
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel /src/finish-packages.sh
 

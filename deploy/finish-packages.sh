@@ -4,6 +4,6 @@
 # that would make two builds differ.
 set -eu
 pip="/opt/build/bin/pip --python /opt/convserve/bin/python"
-$pip install --quiet --no-index --no-deps /wheel/*.whl
+$pip install --quiet --no-compile --no-index --no-deps /wheel/*.whl
 $pip check
-/opt/convserve/bin/python -m compileall -q --invalidation-mode unchecked-hash -x '/(test|tests)/' /opt/convserve/lib
+PYTHONHASHSEED=0 /opt/convserve/bin/python -m compileall -q -f --invalidation-mode unchecked-hash -x '/(test|tests)/' /opt/convserve/lib
