@@ -61,7 +61,7 @@ WORKDIR /src
 RUN SOURCE_DATE_EPOCH=315532800 /opt/build/bin/python -m hatchling build --target wheel --directory /wheel
 
 FROM builder AS cpu-packages
-COPY requirements/server.txt /src/requirements.txt
+COPY requirements/otel.txt /src/requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/build/bin/pip --python /opt/convserve/bin/python install --quiet --no-compile --require-hashes -r /src/requirements.txt
 COPY deploy/finish-packages.sh /src/

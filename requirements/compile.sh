@@ -10,10 +10,10 @@ compile() {
 compile pyproject.toml --extra server --extra otel --extra tensorflow --extra train --extra loadtest --group dev -o requirements/dev.txt
 compile pyproject.toml --extra server -c requirements/dev.txt -o requirements/server.txt
 compile pyproject.toml --extra server --extra otel -c requirements/dev.txt -o requirements/otel.txt
-compile pyproject.toml --extra server --extra tensorflow -c requirements/dev.txt -o requirements/tensorflow.txt
+compile pyproject.toml --extra server --extra otel --extra tensorflow -c requirements/dev.txt -o requirements/tensorflow.txt
 compile pyproject.toml --extra loadtest -c requirements/dev.txt -o requirements/loadtest.txt
 compile pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
-compile pyproject.toml --extra gpu -o requirements/gpu.txt
+compile pyproject.toml --extra gpu --extra otel -o requirements/gpu.txt
 compile --group build -o requirements/build.txt
 compile --group generate -o requirements/generate.txt
 for client in triton kserve; do

@@ -15,8 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "licences.md"
-SETS = ("server", "otel", "tensorflow", "train", "gpu")
-"""Which requirement files are shipped; dev and build tools are not."""
+SETS = sorted({path.stem for path in (ROOT / "requirements").glob("*.txt")} - {"dev", "build", "generate"})
+"""The requirement files of what is shipped; tools for developing and building are not."""
 
 _PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)")
 _HEAD = """# Licences of what is installed
