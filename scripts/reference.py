@@ -18,7 +18,6 @@ from convserve.config import ModelSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 OPERATIONS = ROOT / "docs/operations.md"
-TUNING = ROOT / "benchmarks/results"
 
 
 def settings() -> str:
@@ -45,9 +44,14 @@ def _only_in_the_file() -> Iterator[tuple[str, str]]:
                 yield ".".join(path), helps[field.name]
 
 
+def result_file(device: str) -> Path:
+    """Where benchmarks.tuning leaves its result."""
+    return ROOT / "benchmarks/results" / ("tuning.json" if device == "cpu" else f"tuning-{device}.json")
+
+
 def tuning(device: str) -> str:
     """Images per second and p99 by batching settings and requests in flight."""
-    path = TUNING / ("tuning.json" if device == "cpu" else f"tuning-{device}.json")
+    path = result_file(device)
     if not path.exists():
         return "Not measured yet."
     result: dict[str, Any] = json.loads(path.read_text())
@@ -66,6 +70,9 @@ def tuning(device: str) -> str:
         f" {where['load_average_before']:.1f} at the start, grpcio {where['grpcio']}, onnxruntime"
         f" {where['onnxruntime']}, commit {where['commit']} ([result](../benchmarks/results/{path.name}))."
     )
+    image = f"docs/images/tuning-{device}.svg"
+    if (ROOT / image).exists():
+        lines += ["", f"![p99 latency against images per second by batching settings]({image})".replace("(docs/", "(")]
     return "\n".join(lines) + "\n\n" + conditions
 
 
