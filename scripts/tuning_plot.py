@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from scripts.reference import ROOT, result_file
+
+
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "convserve"})  # small, and the same each time
 
 
 def draw(result: dict[str, Any], target: Path) -> None:

@@ -32,6 +32,12 @@ def test_the_dashboard_reads_metrics_that_exist(shown: set[str]) -> None:
     assert asked <= known, asked - known
 
 
+def test_no_name_that_a_caller_made_up_becomes_a_label(lively_server: ServerProcess) -> None:
+    """Callers asked for a model `unknown`: it was counted, without its name, or anybody could fill the memory."""
+    assert lively_server.metric("convserve_requests_total", model="", code="NOT_FOUND") >= 8
+    assert "unknown" not in lively_server.http("/metrics")[1]
+
+
 def test_every_metric_of_the_design_is_on_the_dashboard_or_in_a_rule(shown: set[str]) -> None:
     """What nobody looks at need not be counted; buckets, sums and counts belong together."""
     asked = {name for rule in expressions.rules() for name in expressions.names(rule["expr"])}
