@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from scripts.reference import ROOT, result_file
 
-
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "convserve"})  # small, and the same each time
 
 
