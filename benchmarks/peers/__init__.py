@@ -1,0 +1,14 @@
+"""Other servers beside convserve, on the same core, with the same model and the same load.
+
+::
+
+    environments.py   where each peer is installed, outside the tree, from pins with hashes
+    catalogue.py      how each peer is started
+    process.py        a peer's processes: readiness, CPU time, memory
+    check.py          answers compared by a real client before anything is timed
+    __main__.py       the measurement
+    servers/          what runs inside the peers' environments
+
+    python -m benchmarks.peers.environments           # installs them all; minutes
+    python -m benchmarks.peers --repetitions 3        # measures those that are installed
+"""
