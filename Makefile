@@ -25,9 +25,11 @@ lint: .venv/dev ## Check style, types, import directions and protos
 test-gpu: .venv/dev ## Run the checks that need a CUDA device (install onnxruntime-gpu in place of onnxruntime first)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-bench: .venv/dev ## Measure against raw onnxruntime and bare grpcio; results go to benchmarks/results
+bench: .venv/dev ## Measure against raw onnxruntime, bare grpcio and the peers installed; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
 	$(BIN)/python -m benchmarks.overload
+	$(BIN)/python -m benchmarks.peers.environments client
+	$(BIN)/python -m benchmarks.peers
 
 generate: ## Generate the Python code of protos/ into service/
 	protos/generate.sh

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,22 +86,47 @@ class Load:
     requests: int
 
 
-def h2load(port: int, path: str, message: bytes, load: Load) -> dict[str, float]:
+def h2load(port: int, path: str, message: bytes, load: Load, *, least_reply_bytes: int = 0) -> dict[str, float]:
     """Send the same unary request again and again. Returns requests per second and latency quantiles in seconds.
 
-    h2load counts HTTP answers and does not look at grpc-status: compare with the server's own counters.
+    h2load counts HTTP answers and does not look at grpc-status: compare with the server's own counters, or say how many
+    bytes a reply has at least, as errors have none.
+    """
+    body = b"\0" + len(message).to_bytes(4, "big") + message
+    headers = {"content-type": "application/grpc", "te": "trailers"}
+    return post(f"http://127.0.0.1:{port}{path}", body, headers, load, least_reply_bytes=least_reply_bytes)
+
+
+def post(
+    url: str,
+    content: bytes,
+    headers: Mapping[str, str],
+    load: Load,
+    *,
+    least_reply_bytes: int = 0,
+    flags: Sequence[str] = (),
+) -> dict[str, float]:
+    """Have h2load send the same content again and again. Returns requests per second and latency quantiles in seconds.
+
+    Raises:
+        RuntimeError: a request was not answered, or replies are shorter than they may be.
     """
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
-        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        body.write_bytes(content)
         command = ["taskset", "-c", str(CLIENT_CORE), "h2load", "-n", str(load.requests), "-c", str(load.connections)]
-        command += ["-m", str(load.streams), "-d", str(body), f"--log-file={log}"]
-        command += ["-H", "content-type: application/grpc", "-H", "te: trailers", f"http://127.0.0.1:{port}{path}"]
+        command += ["-m", str(load.streams), "-d", str(body), f"--log-file={log}", *flags]
+        for name, value in headers.items():
+            command += ["-H", f"{name}: {value}"]
+        command.append(url)
         ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
         rate = re.search(r"finished in .*?, ([\d.]+) req/s", ended.stdout)
         good = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", ended.stdout)
         if rate is None or good is None or int(good[1]) != load.requests:
             raise RuntimeError(f"h2load did not get all answers:\n{ended.stdout}")
+        received = re.search(r"\((\d+)\) data", ended.stdout)
+        if received is None or int(received[1]) < load.requests * least_reply_bytes:
+            raise RuntimeError(f"some answers were errors, {least_reply_bytes} bytes each wanted:\n{ended.stdout}")
         micros = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines())
     return {
         "requests_per_second": float(rate[1]),

@@ -19,4 +19,7 @@ compile --group generate -o requirements/generate.txt
 for client in triton kserve; do
     compile "tests/contract/requirements-$client.in" -o "tests/contract/requirements-$client.txt"
 done
+for peer in triton kserve mlserver bentoml litserve; do
+    compile "benchmarks/peers/requirements/$peer.in" -o "benchmarks/peers/requirements/$peer.txt"
+done
 compile --no-deps tests/contract/requirements-tensorflow-serving.in -o tests/contract/requirements-tensorflow-serving.txt

@@ -4,8 +4,9 @@
 
     environments.py   where each peer is installed, outside the tree, from pins with hashes
     catalogue.py      how each peer is started
-    process.py        a peer's processes: readiness, CPU time, memory
-    check.py          answers compared by a real client before anything is timed
+    dialects.py       how it is asked: readiness, answers checked by a real client, the load
+    model.py          what all of them serve
+    process.py        a peer's processes: start, CPU time, memory
     __main__.py       the measurement
     servers/          what runs inside the peers' environments
 

@@ -1,4 +1,4 @@
-"""Requests per second and latency of convserve and its peers on one core, all asked by the same messages.
+"""Requests per second and latency of convserve and its peers on one core, all asked for the same images.
 
 Server and load generator are pinned to a core each. Everything alternates, several times; the ratios to convserve and
 to raw onnxruntime of the same repetition are what can be compared between machines. Peers that are not installed are
@@ -10,22 +10,17 @@ named as not measured.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import common, throughput
 from benchmarks.common import Load
-from benchmarks.peers import environments
-from benchmarks.peers.catalogue import PEERS, SERVERS, Model, Peer
-from benchmarks.peers.process import Running, running
-from convserve import manifest as manifests
-from convserve.open_inference.v2 import infer_pb2
+from benchmarks.peers.catalogue import PEERS, Peer
+from benchmarks.peers.model import Model, newest
+from benchmarks.peers.process import running
 
-PATH = "/inference.GRPCInferenceService/ModelInfer"
 POINTS = {
     "1 in flight": (1, Load(1, 1, 1_500)),
     "4 in flight": (1, Load(4, 1, 4_000)),
@@ -38,47 +33,23 @@ OURS = PEERS[0].name
 Row = dict[str, float]
 
 
-def check(server: Running, model: Model) -> None:
-    """Have a real client compare answers with the golden ones.
-
-    Raises:
-        RuntimeError: they differ, or there is no client.
-    """
-    python = environments.python_of(environments.CLIENT)
-    if python is None:
-        raise RuntimeError("there is no client to check answers; python -m benchmarks.peers.environments client")
-    command: list[str | Path] = [python, SERVERS / "client.py", f"127.0.0.1:{server.port}", model.name, model.golden]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    if ended.returncode:
-        raise RuntimeError(f"wrong answers: {ended.stderr.strip()}")
-
-
-def body(model: Model, images: int) -> bytes:
-    """A request with so many random images, uint8 as they are."""
-    pixels = np.random.default_rng(1).integers(0, 256, (images, *model.input.shape), dtype=np.uint8)
-    request = infer_pb2.ModelInferRequest(model_name=model.name, raw_input_contents=[pixels.tobytes()])
-    request.inputs.add(name=manifests.INPUT_NAME, datatype="UINT8", shape=pixels.shape)
-    request.outputs.add(name=manifests.PROBABILITIES_NAME)
-    return request.SerializeToString()
-
-
 def measure(peer: Peer, model: Model, share: float, limits: Row) -> tuple[dict[str, Row], Row]:
     """Measure one peer once. Returns its figures by point, and those of its process."""
     points: dict[str, Row] = {}
     with running(peer, model) as server:
-        check(server, model)
+        peer.dialect.check(server.port, model)
         process = {"seconds_to_ready": server.seconds_to_ready, "idle_mb": server.memory_mb()}
         for point, (images, full) in POINTS.items():
-            load = Load(full.connections, full.streams, max(int(full.requests * share), 50))
-            message = body(model, images)
-            common.h2load(server.port, PATH, message, Load(load.connections, load.streams, max(load.requests // 5, 50)))
+            load = Load(full.connections, full.streams, max(int(full.requests * share * peer.share), 64))
+            warm_up = Load(load.connections, load.streams, max(load.requests // 5, 64))
+            peer.dialect.load(server.port, model, images, warm_up)
             used = server.cpu_seconds()
-            row = common.h2load(server.port, PATH, message, load)
+            row = peer.dialect.load(server.port, model, images, load)
             row["server_cpu_seconds_per_request"] = (server.cpu_seconds() - used) / load.requests
             row["of_raw"] = row["requests_per_second"] * images / limits[str(images)]
             points[point] = row
             print(f"  {peer.name:28} {point:22} {row['requests_per_second']:8.0f}/s", flush=True)
-        check(server, model)  # h2load does not look at grpc-status; a server that fell over would show here
+        peer.dialect.check(server.port, model)
         process["after_mb"] = server.memory_mb()
     return points, process
 
@@ -92,13 +63,15 @@ def main() -> None:
         "--model-repository", type=Path, default=common.ROOT / "models", help="where the model is (default: models)"
     )
     parser.add_argument("--model", default="mnist", help="the model to serve (default: mnist)")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print the table of a result, and measure nothing")
     parser.add_argument("--only", nargs="+", choices=[peer.name for peer in PEERS], help="measure these alone")
     args = parser.parse_args()
+    if args.show:
+        print(table(json.loads(args.show.read_text())))
+        return
     common.need("h2load", "nghttp2-client")
-    root = args.model_repository.resolve() / args.model
-    directory = max((entry for entry in root.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
-    manifest, digest = manifests.read(directory)
-    model = Model(args.model, directory, manifest.input, len(manifest.labels))
+    model = newest(args.model_repository, args.model)
+    manifest = model.manifest
     chosen = [peer for peer in PEERS if not args.only or peer.name in args.only]
     absent = {peer.name: peer.missing for peer in chosen if peer.missing}
     for name, reason in absent.items():
@@ -107,17 +80,25 @@ def main() -> None:
     runs: dict[str, list[tuple[dict[str, Row], Row]]] = {peer.name: [] for peer in chosen if not peer.missing}
     limits = []
     for repetition in range(args.repetitions):
-        limits.append(throughput.raw(directory))
+        limits.append(throughput.raw(model.directory))
         print(f"repetition {repetition + 1}: raw onnxruntime {limits[-1]['1']:.0f} images/s one by one", flush=True)
         for peer in chosen:
-            if peer.name in runs:
+            if peer.name not in runs:
+                continue
+            try:
                 runs[peer.name].append(measure(peer, model, args.share, limits[-1]))
+            except RuntimeError as error:
+                if peer.name == OURS:
+                    raise
+                del runs[peer.name]
+                absent[peer.name] = f"failed: {str(error).splitlines()[0]}"
+                print(f"not measured: {peer.name} ({error})")
     result: dict[str, Any] = {
         "what": __doc__.splitlines()[0] if __doc__ else "",
         "model": {
             "name": args.model,
             "preset": manifest.training.preset,
-            "digest": digest,
+            "digest": model.digest,
             "parameters": manifest.training.parameters,
         },
         "conditions": {**before, "share_of_requests": args.share},

@@ -12,31 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.peers import environments
-from convserve.manifest import GOLDEN_FILE, ONNX_FILE, InputSpec
+from benchmarks.peers.dialects import Dialect, Json, OpenInference
+from benchmarks.peers.model import SERVERS, Model
 
-SERVERS = Path(__file__).parent / "servers"
 MAX_BATCH_SIZE = 64
-
-
-@dataclass(frozen=True)
-class Model:
-    """What all serve."""
-
-    name: str
-    directory: Path
-    """The version directory."""
-    input: InputSpec
-    classes: int
-
-    @property
-    def onnx(self) -> Path:
-        """The very file that all of them load."""
-        return self.directory / ONNX_FILE
-
-    @property
-    def golden(self) -> Path:
-        """Images and their answers."""
-        return self.directory / GOLDEN_FILE
 
 
 @dataclass(frozen=True)
@@ -70,13 +49,22 @@ class Peer:
     environment: str
     """Name of the environment it lives in; empty: this one."""
     launch: Callable[[Model, Place], Launch]
+    dialect: Dialect = field(default_factory=OpenInference)
+    share: float = 1.0
+    """Part of the requests that it is sent: slow ones would take most of the time, and are steady sooner."""
+    needs: Callable[[], str] = str
+    """What else it lacks; an empty text: nothing."""
+
+    def port(self, place: Place) -> int:
+        """Where it is asked."""
+        return place.http_port if isinstance(self.dialect, Json) else place.grpc_port
 
     @property
     def missing(self) -> str:
         """Why it cannot be measured; empty when it can."""
         if self.environment and environments.python_of(self.environment) is None:
             return f"not installed; python -m benchmarks.peers.environments {self.environment}"
-        return ""
+        return self.needs()
 
 
 def _python(name: str) -> Path:
@@ -90,6 +78,22 @@ def _convserve(model: Model, place: Place) -> Launch:
     command: list[str | Path] = [sys.executable, "-m", "convserve", "serve", "--log-level", "error"]
     ports = ["--port", str(place.grpc_port), "--http-port", str(place.http_port)]
     return Launch([*command, *ports, "--model-repository", model.directory.parents[1]])
+
+
+def _triton_own(model: Model, place: Place) -> Launch:
+    server = _installed_triton()
+    if server is None:
+        raise RuntimeError("tritonserver is gone")
+    parameter = 'parameters { key: "intra_op_thread_count" value: { string_value: "1" } }'
+    _triton_repository(model, place.folder / "models", f'platform: "onnxruntime_onnx"\n{parameter}')
+    return Launch(_triton_command(server, server.parents[1] / "backends", place))
+
+
+def _installed_triton() -> Path | None:
+    """A tritonserver that somebody installed, with its ONNX Runtime backend; as in Triton's container images."""
+    found = shutil.which("tritonserver")
+    server = Path(found).resolve() if found else None
+    return server if server and (server.parents[1] / "backends/onnxruntime").is_dir() else None
 
 
 def _triton(model: Model, place: Place) -> Launch:
@@ -128,7 +132,7 @@ def _triton_repository(model: Model, repository: Path, kind: str) -> None:
     folder = repository / model.name / "1"
     folder.mkdir(parents=True)
     (folder / "model.onnx").symlink_to(model.onnx)
-    shape = ", ".join(map(str, model.input.shape))
+    shape = ", ".join(map(str, model.manifest.input.shape))
     (repository / model.name / "config.pbtxt").write_text(
         f"""name: "{model.name}"
 {kind}
@@ -172,8 +176,27 @@ def _mlserver(max_batch_size: int, max_batch_time: float) -> Callable[[Model, Pl
     return launch
 
 
+def _bentoml(model: Model, place: Place) -> Launch:
+    program = _python("bentoml").parent / "bentoml"
+    command: list[str | Path] = [program, "serve", "bentoml_service:Classifier", "--working-dir", SERVERS]
+    flags = ["--host", "127.0.0.1", "--port", str(place.http_port), "--quiet"]
+    folders = {"MODEL": str(model.onnx), "BENTOML_HOME": str(place.folder), "BENTOML_DO_NOT_TRACK": "True"}
+    return Launch([*command, *flags], folders, place.folder)
+
+
+def _litserve(model: Model, place: Place) -> Launch:
+    return Launch([_python("litserve"), SERVERS / "litserve_server.py", model.onnx, str(place.http_port)])
+
+
 PEERS = (
     Peer("convserve", "this checkout, default settings", "", _convserve),
+    Peer(
+        "Triton, ONNX Runtime backend",
+        "the tritonserver on the PATH, dynamic batching, one thread",
+        "",
+        _triton_own,
+        needs=lambda: "" if _installed_triton() else "no tritonserver with an ONNX Runtime backend on the PATH",
+    ),
     Peer(
         "Triton, Python backend",
         "Triton 2.51 from nvidia-pytriton 0.7.0, onnxruntime 1.31.1 in its Python backend, dynamic batching",
@@ -187,5 +210,21 @@ PEERS = (
         "the same with max_batch_size 64 and max_batch_time 1 ms",
         "mlserver",
         _mlserver(MAX_BATCH_SIZE, 0.001),
+    ),
+    Peer(
+        "BentoML",
+        "bentoml 1.4.39 with onnxruntime 1.31.1, HTTP/1.1 and JSON, one worker, adaptive batching",
+        "bentoml",
+        _bentoml,
+        Json("/classify"),
+        share=0.2,
+    ),
+    Peer(
+        "LitServe",
+        "litserve 0.2.19 with onnxruntime 1.31.1, HTTP/1.1 and JSON, one worker, batches of at most 64",
+        "litserve",
+        _litserve,
+        Json("/predict"),
+        share=0.2,
     ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -12,13 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-
 from benchmarks import common
-from benchmarks.peers.catalogue import Model, Peer, Place
-from convserve.open_inference.v2 import management_pb2
+from benchmarks.peers.catalogue import PEERS, Peer, Place
+from benchmarks.peers.model import Model
 
-_READY = "/inference.GRPCInferenceService/ModelReady"
 _READY_SECONDS = 120.0
 
 
@@ -68,40 +67,35 @@ def running(peer: Peer, model: Model) -> Iterator[Running]:
                 ["taskset", "-c", str(common.SERVER_CORE), *launch.command],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **launch.environment} if not peer.environment else _foreign(launch.environment),
+                env={**os.environ, **launch.environment} if peer is PEERS[0] else _foreign(launch.environment),
                 cwd=launch.folder,
+                start_new_session=True,  # its children are ended with it
             )
         try:
-            _await_ready(process, place.grpc_port, model.name)
-            yield Running(process.pid, place.grpc_port, time.perf_counter() - started)
+            _await_ready(process, peer, peer.port(place), model)
+            yield Running(process.pid, peer.port(place), time.perf_counter() - started)
         except TimeoutError as error:
             raise RuntimeError(f"{peer.name}: {error}; its log ends:\n{log.read_text()[-2000:]}") from error
         finally:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # some leave children behind
+            process.wait()
 
 
-def _await_ready(process: subprocess.Popen[bytes], port: int, model: str) -> None:
+def _await_ready(process: subprocess.Popen[bytes], peer: Peer, port: int, model: Model) -> None:
     """Ask until the model is ready.
 
     Raises:
         TimeoutError: it takes too long, or the process has ended.
     """
-    request = management_pb2.ModelReadyRequest(name=model).SerializeToString()
     give_up = time.monotonic() + _READY_SECONDS
     while time.monotonic() < give_up and process.poll() is None:
-        # A new connection each time: one that was refused is not tried again for a second.
-        with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_READY)
-            try:
-                if management_pb2.ModelReadyResponse.FromString(ask(request, timeout=5)).ready:
-                    return
-            except grpc.RpcError:
-                time.sleep(0.01)
+        if peer.dialect.is_ready(port, model):
+            return
+        time.sleep(0.01)
     raise TimeoutError(f"not ready after {_READY_SECONDS} s" if process.poll() is None else "ended")
 
 
