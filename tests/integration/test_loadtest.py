@@ -18,6 +18,7 @@ from convserve.loadtest.link import Link, Target
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import model_pb2
 from support import versions
+from support.certificates import Authority
 from support.fake_server import FakeServer, refuse, running
 from support.server import ServerProcess, serving
 
@@ -163,6 +164,38 @@ def test_refusals_are_counted_by_status(fake: FakeServer) -> None:
     assert run["statuses"]["RESOURCE_EXHAUSTED"] > 5
     assert run["statuses"]["OK"] > 5
     assert run["first_error_texts"]["RESOURCE_EXHAUSTED"] == "the queue is full"
+
+
+def test_connections_that_grow_old_are_replaced_without_loss(
+    tmp_path: Path,
+) -> None:
+    """The server ends connections after half a second; not one request notices."""
+    versions.write_version(tmp_path / "repository")
+    with serving(tmp_path / "repository", tmp_path, "--limits-max-connection-age", "0.5") as server:
+        _, found, _ = loadtest(server.target, "--rate", "60", "--duration", "3", "--scenario", "constant")
+    run = only_run(found)
+    assert run["statuses"] == {"OK": run["requests"]}
+    assert run["requests"] == pytest.approx(180, abs=2)
+
+
+def test_a_server_that_asks_for_everything_is_reached(tmp_path: Path) -> None:
+    """TLS with an authority of one's own, a client's certificate, and a token; without the token, nothing."""
+    authority = Authority("ours")
+    cert, key = authority.sign("server").write(tmp_path / "tls", "server")
+    own_cert, own_key = authority.sign("client").write(tmp_path / "tls", "client")
+    ca, tokens = tmp_path / "ca.pem", tmp_path / "tokens"
+    ca.write_bytes(authority.cert)
+    tokens.write_text("a-token-of-some-length-0123456789\n")
+    versions.write_version(tmp_path / "repository")
+    flags = ["--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-client-ca-file", str(ca)]
+    flags += ["--auth-inference-tokens-file", str(tokens), "--auth-metadata-tokens-file", str(tokens)]
+    with serving(tmp_path / "repository", tmp_path, *flags) as server:
+        secure = ["--tls-ca", str(ca), "--tls-cert", str(own_cert), "--tls-key", str(own_key), "--rate", "30"]
+        _, found, _ = loadtest(server.target, *secure, "--token-file", str(tokens))
+        status, _, stderr = loadtest(server.target, *secure)
+    assert set(only_run(found)["statuses"]) == {"OK"}
+    assert found["conditions"]["tls"] is True
+    assert (status, "UNAUTHENTICATED" in stderr, "Traceback" in stderr) == (1, True, False)
 
 
 def test_large_messages_pass(fake: FakeServer) -> None:

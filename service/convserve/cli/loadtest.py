@@ -43,6 +43,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--tls-ca", metavar="FILE", default="", help="talk TLS, and check with these certificates (PEM)"
     )
+    parser.add_argument("--tls-cert", metavar="FILE", default="", help="certificate to show the server (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", default="", help="key of --tls-cert (PEM)")
     parser.add_argument("--token-file", metavar="FILE", default="", help="file with a bearer token to send")
 
     load = parser.add_argument_group("load")
@@ -153,7 +155,15 @@ def _options(args: argparse.Namespace) -> Options:
         raise ConfigError(f"sweep: {args.sweep!r} came; wanted are rates such as 500,1000,2000") from error
     scenario = SCENARIOS[args.scenario]
     return Options(
-        target=parse_target(args.target, args.timeout, ca_file=args.tls_ca, tls=args.tls, token_file=args.token_file),
+        target=parse_target(
+            args.target,
+            args.timeout,
+            tls=args.tls,
+            ca_file=args.tls_ca,
+            cert_file=args.tls_cert,
+            key_file=args.tls_key,
+            token_file=args.token_file,
+        ),
         wanted=Wanted(args.dialect, args.model, args.version, not args.no_explain),
         scenario=scenario,
         mix=mix_of(scenario, args.batch),

@@ -31,8 +31,8 @@ class Asker:
         """Nothing is sent yet."""
         options = [("grpc.max_receive_message_length", _MOST_BYTES), ("grpc.max_send_message_length", _MOST_BYTES)]
         if target.tls:
-            root = Path(target.ca_file).read_bytes() if target.ca_file else None
-            credentials = grpc.ssl_channel_credentials(root)
+            files = (target.ca_file, target.key_file, target.cert_file)
+            credentials = grpc.ssl_channel_credentials(*(Path(name).read_bytes() if name else None for name in files))
             self._channel = grpc.secure_channel(target.authority, credentials, options)
         else:
             self._channel = grpc.insecure_channel(target.authority, options)

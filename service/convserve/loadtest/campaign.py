@@ -222,7 +222,7 @@ class Campaign:
         def passes(rate: float) -> bool:
             run = self.measure(load_of(self.options, rate), rate, f"{rate:,.0f} requests/s")
             pause(0.5)
-            return run.within_slo and not run.invalid
+            return run.within_slo and run.sustained and not run.invalid
 
         return search(passes, max(probe.throughput / 2, 2.0))
 

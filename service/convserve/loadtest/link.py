@@ -26,6 +26,10 @@ class Target:
     tls: bool = False
     ca_file: str = ""
     """PEM file of certificates that may have signed the server's; empty: the machine's usual ones."""
+    cert_file: str = ""
+    """PEM file of this client's certificate chain, for servers that ask for one; empty: none."""
+    key_file: str = ""
+    """PEM file of its key."""
     token: str = ""
     """Bearer token; empty: none."""
 
@@ -40,21 +44,34 @@ class Target:
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
 
-def parse_target(text: str, timeout: float, *, ca_file: str = "", tls: bool = False, token_file: str = "") -> Target:
-    """Read HOST:PORT.
+def parse_target(
+    text: str,
+    timeout: float,
+    *,
+    tls: bool = False,
+    ca_file: str = "",
+    cert_file: str = "",
+    key_file: str = "",
+    token_file: str = "",
+) -> Target:
+    """Read HOST:PORT, and find the files.
 
     Raises:
         ConfigError: says what came and what is wanted.
     """
+    if bool(cert_file) != bool(key_file):
+        raise ConfigError("tls: a certificate needs its key, and a key its certificate")
     host, separator, port = text.removeprefix("dns:///").rpartition(":")
     if not separator or not host or not port.isdecimal():
         raise ConfigError(f"target: {text!r} came; wanted is HOST:PORT")
     try:
         token = Path(token_file).read_text().strip() if token_file else ""
-        ca_file = str(Path(ca_file).resolve(strict=True)) if ca_file else ""
+        ca, cert, key = (
+            str(Path(name).resolve(strict=True)) if name else "" for name in (ca_file, cert_file, key_file)
+        )
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be read ({error.strerror})") from error
-    return Target(host.strip("[]"), int(port), timeout, tls or bool(ca_file), ca_file, token)
+    return Target(host.strip("[]"), int(port), timeout, tls or bool(ca or cert), ca, cert, key, token)
 
 
 class Link:
@@ -71,6 +88,8 @@ class Link:
         if target.tls:
             context = ssl.create_default_context(cafile=target.ca_file or None)
             context.set_alpn_protocols(["h2"])
+            if target.cert_file:
+                context.load_cert_chain(target.cert_file, target.key_file)
             raw = context.wrap_socket(raw, server_hostname=target.host)
         raw.setblocking(False)
         self._socket = raw

@@ -127,6 +127,7 @@ class Loop:
         for _ in range(_BURST):
             link = self._choose(now)
             if link is None and self._open_links():
+                self.stats.held_back += 1
                 self._full = True  # every connection has as many calls as the server allows: one has to end first
             intended = None if self._full else pacing.take(now)
             if intended is None:

@@ -41,6 +41,8 @@ class ClientStats:
     """Time that its one thread did not spend waiting for something to do."""
     starved_seconds: float = 0.0
     """Time that it was ready to run and had no core; 0 where the system does not tell."""
+    held_back: int = 0
+    """How often a request could not be sent because every connection had as many calls as the server allows."""
     check: Check = field(default_factory=Check)
     """What comparing answers found."""
     details: dict[int, str] = field(default_factory=dict)

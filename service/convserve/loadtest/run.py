@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -87,6 +88,15 @@ class Run:
     def within_slo(self) -> bool:
         """Whether every promise was kept and no answer was wrong."""
         return all(verdict.met for verdict in self.verdicts) and not self.check.wrong
+
+    @property
+    def sustained(self) -> bool:
+        """Whether the server kept up: of the requests meant for the measured time nearly all were answered in it.
+
+        At a rate above capacity the queue grows, and the fewer seconds a run has the better it looks.
+        """
+        requests = self.tally.requests
+        return self.tally.finished_requests >= 0.95 * requests - 3 * math.sqrt(requests)
 
     @property
     def failures(self) -> list[str]:

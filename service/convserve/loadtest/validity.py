@@ -37,8 +37,12 @@ def problems(tally: Tally, clients: Sequence[ClientStats], *, open_loop: bool) -
         lag, latency = tally.lags.percentile(0.99), tally.latencies.percentile(0.99)
         limit = max(_LAG_SHARE * latency, _LAG_FLOOR_SECONDS)
         if lag > limit:
+            full = any(client.held_back for client in clients)
+            why = "the client could not keep to its schedule"
+            if full:
+                why = "every connection had as many calls as the server allows; use more --connections"
             found.append(
                 f"requests left up to {lag * 1e3:.2f} ms late (p99; limit {limit * 1e3:.2f} ms, a tenth of the p99"
-                " latency): the client could not keep to its schedule"
+                f" latency): {why}"
             )
     return found

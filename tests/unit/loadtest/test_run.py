@@ -90,6 +90,19 @@ def test_a_client_that_was_the_bottleneck_makes_a_run_invalid(client: ClientStat
     assert words in run.invalid[0]
 
 
+def test_full_connections_are_named_as_the_cause() -> None:
+    """Where the server's limit of calls on a connection held requests back, more of them help, not more processes."""
+    run = run_of(tally_of([0.005] * 1000, lag=0.002), [replace(QUIET, held_back=3)])
+    assert "use more --connections" in run.invalid[0]
+
+
+def test_a_server_that_falls_behind_does_not_sustain_the_rate() -> None:
+    """However generous the SLO: when the run ends, a quarter of its requests still waits."""
+    assert run_of(tally_of([0.005] * 1000)).sustained
+    late = [0.005] * 500 + np.linspace(0, 5, 500).tolist()
+    assert not run_of(tally_of(late)).sustained
+
+
 def test_lag_is_no_matter_in_a_closed_loop() -> None:
     """There the client's delay is part of the caller."""
     assert run_of(tally_of([0.005] * 1000, lag=0.002), scene="closed").invalid == []

@@ -1,0 +1,117 @@
+"""From options to loads, and what does not go together."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from convserve.__main__ import main
+from convserve.errors import ConfigError
+from convserve.loadtest import slo, workload
+from convserve.loadtest.campaign import Options, load_of, mix_of
+from convserve.loadtest.dialects import Wanted
+from convserve.loadtest.link import parse_target
+from convserve.loadtest.pacing import ClosedLoop, OpenLoop
+from convserve.loadtest.process import Share
+from convserve.loadtest.run import Goals
+from convserve.loadtest.scenario import SCENARIOS
+
+
+def options(scenario: str, **changes: Any) -> Options:
+    given: dict[str, Any] = {
+        "target": parse_target("h:1", 1.0),
+        "wanted": Wanted("native", "m"),
+        "scenario": SCENARIOS[scenario],
+        "mix": workload.parse_mix("1"),
+        "rate": 100.0,
+    }
+    return Options(**(given | changes))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_is_a_load(scenario: str) -> None:
+    """Open loops have arrivals, closed loops callers; both of several processes together."""
+    load = load_of(options(scenario), 100.0)
+    pacing = [Share(load, part, 2).pacing() for part in range(2)]
+    kind = OpenLoop if SCENARIOS[scenario].open_loop else ClosedLoop
+    assert all(isinstance(one, kind) for one in pacing)
+    assert (load.profile is not None) == SCENARIOS[scenario].open_loop
+
+
+def test_mlperf_decides_sizes() -> None:
+    """One image in single-stream, eight in multi-stream; 24,576 in all offline, in requests of 64."""
+    assert str(mix_of(SCENARIOS["single-stream"], None)) == "1"
+    assert str(mix_of(SCENARIOS["multi-stream"], None)) == "8"
+    with pytest.raises(ConfigError, match=r"multi-stream sends 8 image\(s\)"):
+        mix_of(SCENARIOS["multi-stream"], "4")
+    load = load_of(options("offline", mix=mix_of(SCENARIOS["offline"], None)), None)
+    assert load.count == 24_576 / 64
+    assert load_of(options("single-stream", in_flight=64), None).callers == 1
+
+
+def test_processes_share_callers_connections_and_counts() -> None:
+    """Nothing is lost and nothing comes twice."""
+    load = replace(load_of(options("offline", connections=5), None), callers=7, count=100)
+    shares = [Share(load, part, 3) for part in range(3)]
+    assert sum(share.connections for share in shares) == 5
+    sent = 0
+    for share in shares:
+        pacing = share.pacing()
+        while pacing.take(load.warmup) is not None:
+            pacing.ended(load.warmup)
+            sent += 1
+    assert sent == 100
+
+
+def test_only_an_slo_without_a_rate_is_searched() -> None:
+    """With a rate it is tested at that rate."""
+    goals = Goals(slo.parse("p99=20ms"))
+    assert options("server", rate=None, goals=goals).searches
+    assert not options("server", goals=goals).searches
+    assert not options("closed", rate=None, goals=goals).searches
+
+
+@pytest.mark.parametrize(
+    ("scenario", "changes", "words"),
+    [
+        ("server", {"rate": None}, "needs --rate, --sweep or --slo"),
+        ("closed", {"sweep": (1.0,)}, "swept and searched with server or constant"),
+        ("server", {"check": "luck"}, "check: 'luck' came"),
+        ("server", {"check": "labels"}, "needs --min-accuracy"),
+        ("server", {"connections": 1, "processes": 2}, "connections: 1 came for 2 processes"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(scenario: str, changes: dict[str, Any], words: str) -> None:
+    """Before anything is sent; the error names the option."""
+    with pytest.raises(ConfigError, match=words):
+        options(scenario, **changes)
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:http"])
+def test_what_is_no_target_is_refused(text: str) -> None:
+    """The error shows the form."""
+    with pytest.raises(ConfigError, match="wanted is HOST:PORT"):
+        parse_target(text, 1.0)
+
+
+def test_targets_are_read() -> None:
+    """Names, addresses, IPv6 in brackets."""
+    assert parse_target("dns:///models:80", 1).authority == "models:80"
+    assert parse_target("[::1]:80", 1).host == "::1"
+    assert parse_target("[::1]:80", 1).authority == "[::1]:80"
+    with pytest.raises(ConfigError, match="nothing cannot be read"):
+        parse_target("h:1", 1, token_file="nothing")
+    with pytest.raises(ConfigError, match="needs its key"):
+        parse_target("h:1", 1, cert_file="x.pem")
+
+
+def test_without_the_extra_the_command_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A client-only installation."""
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert main(["loadtest", "--model", "m", "--rate", "1"]) == 1
+    assert "pip install 'convserve[loadtest]'" in capsys.readouterr().err
