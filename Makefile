@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help serve test test-gpu lint bench generate pins train clean
+.PHONY: help serve test test-gpu lint bench generate pins train check-image clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ pins: ## Compile requirements/*.txt anew (needs uv)
 train: .venv/dev ## Train, prove and publish the bundled models (data: ARGS="--data-dir DIR")
 	$(BIN)/convtrain run mnist-deep --model-repository models $(ARGS)
 	$(BIN)/convtrain run cifar10-simple --model-repository models $(ARGS)
+
+check-image: .venv/dev ## Build the image, run it hardened in Docker and podman, drain it (ARGS="--twice": compare two builds)
+	$(BIN)/python -m scripts.check_image $(ARGS)
 
 clean: ## Remove the environments and caches
 	rm -rf .venv .venv-generate .venv-contract-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

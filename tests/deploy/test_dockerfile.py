@@ -37,7 +37,7 @@ def test_the_targets_of_the_contract_exist() -> None:
 def test_every_package_is_pinned() -> None:
     """Each installation takes a requirement file of this repository, with hashes, and binary wheels alone."""
     files = set(re.findall(r"^COPY (requirements/\S+\.txt) ", TEXT, re.MULTILINE))
-    assert files == {f"requirements/{name}.txt" for name in ("build", "server", "gpu", "tensorflow", "train")}
+    assert files == {f"requirements/{name}.txt" for name in ("build", "otel", "gpu", "tensorflow", "train")}
     assert all((ROOT / file).is_file() for file in files)
     assert TEXT.count(" install ") == TEXT.count(" --require-hashes ") == len(files)
     assert "PIP_ONLY_BINARY=:all:" in TEXT
