@@ -171,6 +171,23 @@ def test_refused_calls_are_counted_under_their_code(server: servers.ServerProces
     assert server.metric("convserve_requests_total", method="Classify", code="UNAUTHENTICATED") == before + 1
 
 
+def test_the_log_says_who_may_call(server: servers.ServerProcess) -> None:
+    """Which groups are open is no secret, and a mistake should be seen."""
+    (told,) = (event for event in server.log_events() if event["event"] == "access")
+    assert {group.value: told[group.value] for group in Group} == dict.fromkeys([one.value for one in Group], "tokens")
+    assert told["encryption"] == "none"
+    assert not any("tokens travel unencrypted" in event["event"] for event in server.log_events())  # it is on loopback
+
+
+def test_tokens_without_encryption_are_warned_of(repository: Path, tmp_path: Path) -> None:
+    """On an address that others reach."""
+    path = tmp_path / "tokens"
+    path.write_text(TOKENS[Group.INFERENCE])
+    flags = ["--auth-inference-tokens-file", str(path), "--host", "0.0.0.0"]
+    with servers.serving(repository, tmp_path, *flags) as running:
+        assert any("tokens travel unencrypted" in event["event"] for event in running.log_events())
+
+
 def test_a_server_without_its_tokens_does_not_start(repository: Path, tmp_path: Path) -> None:
     """Never open by accident."""
     ended = servers.run_to_end(repository, "--auth-inference-tokens-file", str(tmp_path / "nowhere"))

@@ -241,7 +241,7 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
             check=True,
             cwd=tmp_path,
         )
-        assert done.stdout.startswith(words), done.stdout
+        assert f"\n{words}" in f"\n{done.stdout}", done.stdout
         assert ("convserve[otel]" in done.stdout) == (traces == "otlp")
 
 

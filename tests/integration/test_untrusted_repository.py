@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -218,6 +219,23 @@ def test_a_pickle_is_never_read(repository: Path, tmp_path: Path) -> None:
     versions.seal(version, version=2)
     assert "cannot be read as golden vectors" in failure(repository)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_weights_that_lie_elsewhere_are_not_read(repository: Path, tmp_path: Path, absolute: bool) -> None:
+    """An ONNX file may name another file for its weights. One outside is refused, though the digest is right."""
+    version = versions.write_version(repository, version=2)
+    model = onnx.load_from_string(versions.onnx_bytes())
+    (weights,) = (tensor for tensor in model.graph.initializer if tensor.name == "weights")
+    elsewhere = tmp_path / "weights.bin"
+    elsewhere.write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    path = str(elsewhere) if absolute else os.path.relpath(elsewhere)
+    weights.external_data.add(key="location", value=path)
+    (version / m.ONNX_FILE).write_bytes(model.SerializeToString())
+    versions.seal(version, version=2)
+    assert "External data path" in failure(repository)
 
 
 def test_only_signed_versions_are_served_where_the_policy_says_so(repository: Path, tmp_path: Path) -> None:
