@@ -176,6 +176,7 @@ class Lanes(Generic[W]):
         """What was sent has come back. Returns the group that goes now."""
         lane = self._lanes[group.lane]
         lane.takes_back(group)
+        group.rows = []  # rows and group refer to each other: the garbage collector would have to find them
         gathering = lane.group
         if gathering is None:
             return None

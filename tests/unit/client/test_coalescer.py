@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -338,6 +340,25 @@ def test_a_failed_rpc_is_repeated_for_all(fake: FakeServer, client: Client, pool
     crowd.gate.open()
     assert indices(answers) == [1, 2]
     assert crowd.sent() == [[1, 2], [1, 2]]
+
+
+def test_images_do_not_wait_for_the_garbage_collector(
+    fake: FakeServer, client: Client, pool: ThreadPoolExecutor
+) -> None:
+    """When the answers are there, the client holds nothing of the question."""
+    crowd = Crowd(fake, client, pool)
+    images = [np.full((1, 1, 1), value, np.uint8) for value in range(9)]
+    kept = [weakref.ref(image) for image in images]
+    gc.collect()
+    gc.disable()
+    try:
+        answers = [crowd.call(image) for image in images]
+        crowd.gate.open()
+        assert indices(answers) == list(range(9))
+        del images, answers
+        until(lambda: not any(one() is not None for one in kept))
+    finally:
+        gc.enable()
 
 
 def test_an_interrupted_driver_hands_over(
