@@ -24,11 +24,21 @@ from support.server import ServerProcess, serving
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MODELS = ("mnist", "cifar10")
+VERSIONS = {
+    model: max(int(entry.name) for entry in (ROOT / "models" / model).iterdir() if entry.name.isdigit())
+    for model in MODELS
+}
 COUNT = 200
 PIP_FLAGS = {"tensorflow-serving": ["--no-deps"]}
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float64]
+
+
+@pytest.fixture(scope="session")
+def versions() -> dict[str, int]:
+    """Number of the version that is served, by model."""
+    return VERSIONS
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The bundled models, with admin methods and an alias."""
     directory = tmp_path_factory.mktemp("contract")
     config = directory / "config.toml"
-    config.write_text("admin_methods = true\n[model]\naliases = { stable = 1 }\n")
+    stable = "".join(f"[models.{model}]\naliases = {{ stable = {number} }}\n" for model, number in VERSIONS.items())
+    config.write_text(f"admin_methods = true\n{stable}")
     with serving(ROOT / "models", directory, "--config", str(config), "--exit-on-error", "false") as running:
         yield running
 
@@ -115,7 +126,7 @@ def run_client(
             text=True,
             check=False,
             timeout=100,
-            env={"PATH": "", "NARROW": narrow_server.target, **(environment or {})},
+            env={"PATH": "", "NARROW": narrow_server.target, "VERSIONS": json.dumps(VERSIONS), **(environment or {})},
         )
         assert ended.returncode == 0, ended.stderr
         found: dict[str, Any] = json.loads(ended.stdout)

@@ -52,27 +52,27 @@ def test_equal_answers(found: dict[str, Any], expected: dict[str, Probabilities]
     assert np.abs(values - expected[model]).max() <= 1e-6
 
 
-def test_what_answered(found: dict[str, Any], expected: dict[str, Probabilities]) -> None:
+def test_what_answered(found: dict[str, Any], expected: dict[str, Probabilities], versions: dict[str, int]) -> None:
     """Model, version, signature, filtered outputs, and the first class."""
-    assert found["spec"] == ["mnist", 1, "serving_default"]
+    assert found["spec"] == ["mnist", versions["mnist"], "serving_default"]
     assert found["filtered"] == ["logits"]
     for model, values in expected.items():
         assert found[f"{model} first_class"] == values.argmax(1).tolist()
 
 
-def test_metadata_and_status(found: dict[str, Any]) -> None:
+def test_metadata_and_status(found: dict[str, Any], versions: dict[str, int]) -> None:
     """`Any` unpacks into the real SignatureDefMap."""
     assert found["unpacked"] is True
     assert found["signatures"] == ["classify", "encoded_images", "serving_default", "unit_range"]
     assert found["image"] == [tensor_pb2.DT_UINT8, [-1, 28, 28, 1]]
-    assert found["status"] == {"1": "AVAILABLE"}
+    assert found["status"][str(versions["mnist"])] == "AVAILABLE"
 
 
 @pytest.mark.parametrize(
     ("case", "status", "message"),
     [
         ("unknown model", "NOT_FOUND", "the models here are"),
-        ("unknown version", "NOT_FOUND", "has no version 9"),
+        ("unknown version", "NOT_FOUND", "has no version 999"),
         ("unknown label", "NOT_FOUND", "has no alias"),
         ("unknown signature", "INVALID_ARGUMENT", "signatures are"),
         ("unknown output", "INVALID_ARGUMENT", "the outputs are"),

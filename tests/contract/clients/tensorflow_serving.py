@@ -40,6 +40,7 @@ from tensorflow_serving.apis import (
 
 target, directory = sys.argv[1], Path(sys.argv[2])
 images = np.load(directory / "mnist/images.npy")
+versions = json.loads(os.environ["VERSIONS"])
 found: dict[str, Any] = {}
 arrays: dict[str, Any] = {}
 channel = grpc.insecure_channel(target)
@@ -132,7 +133,7 @@ for model in ("mnist", "cifar10"):
     unit = (pixels / 255).astype(np.float32)
     for name, reply in {
         "content": predict(tensor(pixels, types_pb2.DT_UINT8), name=model),
-        "typed": predict(tensor(pixels, types_pb2.DT_UINT8, "int_val"), name=model, version=1),
+        "typed": predict(tensor(pixels, types_pb2.DT_UINT8, "int_val"), name=model, version=versions[model]),
         "float": predict(tensor(floats, types_pb2.DT_FLOAT), name=model, label="stable"),
         "float_typed": predict(tensor(floats, types_pb2.DT_FLOAT, "float_val"), name=model),
         "unit": predict(tensor(unit, types_pb2.DT_FLOAT), name=model, signature="unit_range"),
@@ -172,7 +173,7 @@ found["status"] = {
 status_request.model_spec.name = "other"
 found["errors"] = {
     "unknown model": failure(predict, pixels, name="other"),
-    "unknown version": failure(predict, pixels, version=9),
+    "unknown version": failure(predict, pixels, version=999),
     "unknown label": failure(predict, pixels, label="nobody"),
     "unknown signature": failure(predict, pixels, signature="other"),
     "unknown output": failure(predict, pixels, outputs=("scores",)),

@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 target, directory = sys.argv[1], Path(sys.argv[2])
 images = np.load(directory / "mnist/images.npy")
+versions = json.loads(os.environ["VERSIONS"])
 found: dict[str, Any] = {}
 arrays: dict[str, Any] = {}
 client = triton.InferenceServerClient(target)
@@ -89,7 +90,7 @@ for model in ("mnist", "cifar10"):
     unit = {"parameters": {"pixel_range": "0-1"}}
     for name, values in {
         "uint8": probabilities(model, pixels, "UINT8"),
-        "int64": probabilities(model, pixels.astype(np.int64), "INT64", model_version="1"),
+        "int64": probabilities(model, pixels.astype(np.int64), "INT64", model_version=str(versions[model])),
         "fp16": probabilities(model, pixels.astype(np.float16), "FP16"),
         "fp32": probabilities(model, pixels.astype(np.float32), "FP32"),
         "fp64": probabilities(model, pixels.astype(np.float64), "FP64"),
@@ -157,7 +158,7 @@ found["statistics_of_all"] = [
 found["statistics"] = client.get_inference_statistics("mnist", as_json=True)["model_stats"][0]
 found["errors"] = {
     "unknown model": failure(client.infer, "other", given(images[:1], "UINT8")),
-    "unknown version": failure(client.infer, "mnist", given(images[:1], "UINT8"), model_version="9"),
+    "unknown version": failure(client.infer, "mnist", given(images[:1], "UINT8"), model_version="999"),
     "wrong shape": failure(client.infer, "mnist", given(images[:1, :20], "UINT8")),
     "unknown output": failure(
         client.infer, "mnist", given(images[:1], "UINT8"), outputs=[triton.InferRequestedOutput("scores")]
