@@ -19,7 +19,7 @@ import numpy as np
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import classification_pb2_grpc, model_pb2, model_pb2_grpc
 
-MEDIAN_SECONDS, SIGMA = 0.04, 0.5
+MEDIAN_SECONDS, SIGMA = 0.1, 0.5
 """Of the log-normal distribution that times are drawn from."""
 THREADS = 600
 

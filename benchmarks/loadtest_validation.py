@@ -104,7 +104,7 @@ def quantiles(args: argparse.Namespace) -> dict[str, Any]:
     detail = []
     with common.running(known("--sleep")) as server:
         for seed in range(1, args.repetitions + 1):
-            chosen = options(server.port, "known", "server", rate=150.0, seconds=args.seconds * 2, seed=seed)
+            chosen = options(server.port, "known", "server", rate=100.0, seconds=args.seconds * 2, seed=seed)
             run = measure(chosen)
             for share in shares:
                 drawn, seen = run.tally.runs.percentile(share), run.tally.latencies.percentile(share)

@@ -194,7 +194,9 @@ def _problems(campaign: Campaign, found: Found | None) -> list[str]:
         if not looking:
             problems += [f"invalid: {text}" for text in run.invalid]
     if found is not None and not found.rate:
-        problems.append("no rate kept the SLO")
+        problems.append(
+            f"no rate kept the SLO, down to {campaign.lowest_rate:,.1f} requests/s; below that, --duration is too short"
+        )
     return problems
 
 
@@ -202,6 +204,7 @@ def _json(campaign: Campaign, found: Found | None, problems: list[str]) -> dict[
     return {
         "conditions": campaign.conditions(),
         "highest_rate": None if found is None else found.rate,
+        "in_doubt": None if found is None else found.in_doubt,
         "tries": None if found is None else [{"rate": rate, "passed": passed} for rate, passed in found.tries],
         "runs": [run.to_json() for run in campaign.runs],
         "problems": problems,
@@ -216,11 +219,9 @@ def _show(console: Any, campaign: Campaign, found: Found | None) -> None:
     if found is not None and found.rate:
         slos = ",".join(map(str, campaign.options.goals.slos))
         console.print(f"[bold]highest rate that keeps {slos}: {found.rate:,.0f} requests/s[/bold]")
-        invalid = [run for run in campaign.runs if run.invalid]
-        if invalid:
+        if found.in_doubt:
             console.print(
-                f"{len(invalid)} of {len(campaign.runs)} runs were invalid and count as failed: the client may be the"
-                " limit"
+                "rates above it failed in invalid runs only: the server may be able to do more than this client"
             )
     if campaign.runs:
         best = [run for run in campaign.runs if found is not None and run.rate == found.rate]

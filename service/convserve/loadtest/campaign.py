@@ -32,6 +32,10 @@ from convserve.loadtest.tally import Tally
 from convserve.loadtest.workload import Expected, Mix
 
 CHECKS = ("golden", "labels", "none")
+_DOUBTFUL_TRIES = 3
+"""Runs at a rate that missed the SLO, while all of them were invalid, before the rate counts as missed."""
+_LEAST_SLOW = 3
+"""Requests beyond the percentile that a run should have at least."""
 _OFFLINE_IN_FLIGHT_IMAGES = 512
 """Enough to fill several batches, and half of what the server's queue takes by default."""
 
@@ -213,18 +217,37 @@ class Campaign:
         return runs
 
     def search(self, pause: Callable[[float], None] = time.sleep) -> Found:
-        """The highest rate that keeps the SLO. Begins at half of what a closed loop gets."""
+        """The highest rate that keeps the SLO. Begins at half of what a closed loop gets.
+
+        A client that falls behind adds to latency and takes nothing away, so what is kept in an invalid run is kept.
+        What is missed in one is tried again, and remains missed in doubt.
+        """
         closed = replace(load_of(self.options, None), seconds=min(self.options.seconds, 5.0), callers=64, count=None)
         probe = self.measure(closed, None, "capacity, 64 in flight")
         self.runs.remove(probe)
         pause(0.5)
+        doubtful: list[float] = []
 
         def passes(rate: float) -> bool:
-            run = self.measure(load_of(self.options, rate), rate, f"{rate:,.0f} requests/s")
-            pause(0.5)
-            return run.within_slo and run.sustained and not run.invalid
+            for _ in range(_DOUBTFUL_TRIES):
+                run = self.measure(load_of(self.options, rate), rate, f"{rate:,.0f} requests/s")
+                pause(0.5)
+                if run.within_slo and run.sustained:
+                    return True
+                if not run.invalid:
+                    return False
+            doubtful.append(rate)
+            return False
 
-        return search(passes, max(probe.throughput / 2, 2.0))
+        found = search(passes, max(probe.throughput / 2, self.lowest_rate), lowest=self.lowest_rate)
+        found.in_doubt = bool(doubtful)
+        return found
+
+    @property
+    def lowest_rate(self) -> float:
+        """The rate below which a run has too few requests to say anything about the SLO's percentile."""
+        rarest = max((one.percentile for one in self.options.goals.slos), default=0.0)
+        return _LEAST_SLOW / (1 - rarest) / self.options.seconds
 
     def conditions(self) -> dict[str, Any]:
         """What a reader has to know to compare or repeat the runs."""

@@ -87,7 +87,10 @@ def _page(campaign: Campaign, run: Run, found: Found | None, problems: Sequence[
 def _headline(run: Run, found: Found | None) -> str:
     if found is not None and found.rate:
         slos = escape(",".join(map(str, run.goals.slos)))
-        return f"<b>{found.rate:,.0f} requests/s</b> is the highest rate found that keeps {slos}."
+        doubt = (
+            " Rates above it failed in invalid runs only: the server may be able to do more." if found.in_doubt else ""
+        )
+        return f"<b>{found.rate:,.0f} requests/s</b> is the highest rate found that keeps {slos}.{doubt}"
     offered = f"{run.rate:,.0f} requests/s offered" if run.rate is not None else f"{run.load.callers} in flight"
     p99 = run.percentile(0.99)
     tail = "p99 falls on failed requests" if p99 is None else f"p99 {p99 * 1e3:.2f} ms"

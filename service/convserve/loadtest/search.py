@@ -21,6 +21,8 @@ class Found:
     """The highest rate that passed as often as asked for; 0: none did."""
     tries: list[tuple[float, bool]] = field(default_factory=list)
     """Every rate that was tried, in order, and whether it passed."""
+    in_doubt: bool = False
+    """Whether a rate failed only in runs that were invalid: the server may be able to do more."""
 
 
 def search(passes: Callable[[float], bool], start: float, *, lowest: float = 1.0) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ import pytest
 from convserve.__main__ import main
 from convserve.errors import ConfigError
 from convserve.loadtest import slo, workload
-from convserve.loadtest.campaign import Options, load_of, mix_of
+from convserve.loadtest.campaign import Campaign, Options, Progress, load_of, mix_of
 from convserve.loadtest.dialects import Wanted
 from convserve.loadtest.link import parse_target
 from convserve.loadtest.pacing import ClosedLoop, OpenLoop
-from convserve.loadtest.process import Share
-from convserve.loadtest.run import Goals
+from convserve.loadtest.process import Load, Share
+from convserve.loadtest.run import Goals, Run
 from convserve.loadtest.scenario import SCENARIOS
 
 
@@ -72,6 +73,55 @@ def test_only_an_slo_without_a_rate_is_searched() -> None:
     assert options("server", rate=None, goals=goals).searches
     assert not options("server", goals=goals).searches
     assert not options("closed", rate=None, goals=goals).searches
+
+
+class Stubbed(Campaign):
+    """A campaign whose runs are told, not made."""
+
+    def __init__(self, limit: float, *, invalid_above: float = float("inf")) -> None:
+        super().__init__(options("server", rate=None, goals=Goals(slo.parse("p99=20ms"))), Progress())
+        self.limit, self.invalid_above = limit, invalid_above
+
+    def measure(self, load: Load, rate: float | None, title: str) -> Run:
+        good = rate is None or rate <= self.limit
+        run = SimpleNamespace(
+            rate=rate,
+            throughput=1500.0,
+            within_slo=good,
+            sustained=good,
+            invalid=["busy"] if rate is not None and rate > self.invalid_above else [],
+        )
+        self.runs.append(run)  # type: ignore[arg-type]
+        return run  # type: ignore[return-value]
+
+
+def quiet(seconds: float) -> None:
+    """No pause."""
+
+
+def test_a_search_finds_the_rate_and_keeps_its_runs() -> None:
+    """Begun at half the closed loop's throughput, which is no result itself."""
+    campaign = Stubbed(1000)
+    found = campaign.search(quiet)
+    assert 970 < found.rate <= 1000
+    assert not found.in_doubt
+    assert campaign.runs[0].rate == 750
+    assert [run.rate for run in campaign.runs] == [rate for rate, _ in found.tries]
+
+
+def test_what_an_invalid_run_keeps_is_kept_and_what_it_misses_is_in_doubt() -> None:
+    """A slow client only adds to latency; a miss is tried three times, and the result says so."""
+    found = Stubbed(1000, invalid_above=100).search(quiet)
+    assert 970 < found.rate <= 1000
+    assert found.in_doubt
+
+
+def test_a_search_ends_where_runs_would_say_nothing() -> None:
+    """30 seconds and p99: below 10 requests a second not three would be beyond it."""
+    campaign = Stubbed(5)
+    assert campaign.lowest_rate == pytest.approx(10)
+    assert campaign.search(quiet).rate == 0
+    assert all(run.rate is not None and run.rate >= 10 for run in campaign.runs)
 
 
 @pytest.mark.parametrize(
