@@ -144,6 +144,24 @@ def test_what_the_caller_does_not_sample_is_not_traced(server: servers.ServerPro
     assert spans(server, silent) == spans(server, health) == []
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"traceparent": "garbage"},
+        {"traceparent": "00-" + "0" * 32 + "-" + "0" * 16 + "-01"},
+        {"traceparent": "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "=," * 500},
+        {"baggage": "do-not-log=;;," * 200},
+        {"traceparent": "", "tracestate": "a=b", "b3": "x"},
+    ],
+)
+def test_a_damaged_context_does_no_harm(server: servers.ServerProcess, metadata: dict[str, str]) -> None:
+    """The request is answered, in a trace of its own if need be; nothing of it is repeated in the log."""
+    with grpc.insecure_channel(server.target) as channel:
+        foreign.infer(channel, foreign.infer_request(IMAGES[:1]), metadata=tuple(metadata.items()), timeout=30)
+    assert "do-not-log" not in server.log
+
+
 _APPLICATION = """
 import sys
 from opentelemetry import trace

@@ -45,6 +45,9 @@ except ModuleNotFoundError as error:
         f"traces are on, and {error.name} is not installed; pip install 'convserve[otel]'"
     ) from error
 
+_NOT_OURS = ("authorization", "baggage")
+"""Metadata that no propagator is shown: baggage goes nowhere from here, and damaged baggage would fill the log."""
+
 _LAST_SPANS_SECONDS = 3.0
 """How long the end of a server may be held up for the sake of its last spans."""
 
@@ -125,7 +128,7 @@ class Tracing:
         self, api: str, method: str, request_id: str, metadata: Iterable[tuple[str, str | bytes]]
     ) -> RequestTrace | None:
         """Begin the server span of a request; None when it is not sampled."""
-        carrier = {key: value for key, value in metadata if isinstance(value, str)}
+        carrier = {key: value for key, value in metadata if isinstance(value, str) and key not in _NOT_OURS}
         span = self._tracer.start_span(
             f"{api}/{method}",
             context=propagate.extract(carrier, context=Context()),
