@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from convserve import manifest as manifests
-from convserve import proving, repository
+from convserve import memory, proving, repository
 from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
 from convserve.config import ModelSettings, Settings
 from convserve.devices import Device
@@ -32,8 +33,10 @@ from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.repository import FoundVersion
 from convserve.routing import Routes, check_alias
 from convserve.runtimes import Runtime, open_runtime
-from convserve.signing import Verifier
 from convserve.statistics import Statistics
+
+if TYPE_CHECKING:
+    from convserve.signing import Verifier
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +61,11 @@ class Manager:
     @cached_property
     def _verifier(self) -> Verifier | None:
         """Checks signatures; None: they are not required."""
-        return Verifier(Path(self._settings.require_signature)) if self._settings.require_signature else None
+        if not self._settings.require_signature:
+            return None
+        from convserve.signing import Verifier  # brings a library of ten megabytes, for those who ask for signatures
+
+        return Verifier(Path(self._settings.require_signature))
 
     def start_watching(self) -> None:
         """Look at the repository every `repository_poll_interval` seconds from now on."""
@@ -192,13 +199,17 @@ class Manager:
             pinned=frozenset({*self._pinned[model], *self._registry.routes(model).aliases.values()}),
             held=frozenset(self._held[model]),
         )
+        changed = False
         while action := next_action(fingerprints, self._known(model), policy):
+            changed = True
             if isinstance(action, Load):
                 status = self._load(found[action.version], fingerprints[action.version])
                 if status.state is VersionState.FAILED:
                     failures.append(status)
             else:
                 self._unload(model, action.version)
+        if changed:
+            memory.give_back()
         return failures
 
     def _known(self, model: str) -> dict[int, Known]:
@@ -276,6 +287,7 @@ class Manager:
                 times = in_background(lambda: proving.prove(found.directory, manifest, runtime, sizes))
             else:
                 times = proving.prove(found.directory, manifest, runtime, sizes)
+            runtime.trim()
             return self._assemble(manifest, digest, runtime, settings, times), status
         except BaseException:
             runtime.close()

@@ -25,6 +25,9 @@ class Runtime(Protocol):
     def run(self, images: Images) -> Outputs:
         """Compute a batch, uint8 [n, H, W, C]. The arrays returned have n rows."""
 
+    def trim(self) -> None:
+        """Give back memory that only the largest batches needed. The next large one takes it again."""
+
     def close(self) -> None:
         """Free what the model holds."""
 

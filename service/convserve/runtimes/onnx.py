@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from convserve.arrays import Images
@@ -66,6 +67,7 @@ class OnnxRuntime:
             self._session = ort.InferenceSession(content, options, providers=[(provider, provider_options)])
         except Exception as error:  # onnxruntime raises a dozen classes of its own that share no base
             raise ArtifactError(f"{path}: onnxruntime cannot load it: {error}") from error
+        self._session._model_bytes = b""  # noqa: SLF001  # a copy that the wrapper keeps for a fallback, refused below
         self.provider: str = self._session.get_providers()[0]
         if self.provider != provider:
             raise RuntimeNotInstalledError(
@@ -74,12 +76,20 @@ class OnnxRuntime:
             )
         self.device: Device = device
         self.variant = variant
+        self._shape = manifest.input.shape
         _check_signature(path, self._session, manifest)
 
     def run(self, images: Images) -> Outputs:
         """Compute a batch, uint8 [n, H, W, C]."""
         logits, probabilities = self._session.run([LOGITS_NAME, PROBABILITIES_NAME], {INPUT_NAME: images})
         return Outputs(logits, probabilities)
+
+    def trim(self) -> None:
+        """Run one row, after which the arena keeps what that needed. A GPU keeps everything: taking it again stalls."""
+        if self.device == "cpu":
+            options = ort.RunOptions()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._session.run([PROBABILITIES_NAME], {INPUT_NAME: np.zeros((1, *self._shape), np.uint8)}, options)
 
     def close(self) -> None:
         """Free the session."""

@@ -63,6 +63,9 @@ class TensorFlowRuntime:
             outputs = self._signature(**{INPUT_NAME: tf.constant(images)})
         return Outputs(outputs[LOGITS_NAME].numpy(), outputs[PROBABILITIES_NAME].numpy())
 
+    def trim(self) -> None:
+        """Do nothing: TensorFlow has no such call."""
+
     def close(self) -> None:
         """Let the model go; TensorFlow keeps the memory for the process."""
         del self._signature, self._model

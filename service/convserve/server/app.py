@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -13,7 +14,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import convserve
-from convserve.config import LOOPBACK, Settings
+from convserve import memory
+from convserve.config import LOOPBACK, Settings, TlsSettings
 from convserve.engine import Engine
 from convserve.errors import ArtifactError, ConfigError
 from convserve.host import CpuPlan
@@ -42,7 +44,6 @@ from convserve.server.lane import FastLane
 from convserve.server.listener import bind, options
 from convserve.server.rpc import Guard
 from convserve.server.shared_totals import ReadTotals
-from convserve.server.tls import Certificates
 from convserve.statistics import Totals
 from convserve.tensorflow_serving.v1 import model_pb2 as tensorflow_model_pb2
 from convserve.tensorflow_serving.v1 import prediction_pb2
@@ -60,6 +61,9 @@ _FILES = {
     tensorflow_serving.MODEL_SERVICE: tensorflow_model_pb2.DESCRIPTOR,
 }
 """The services that come and go with readiness, and where they are defined."""
+
+if TYPE_CHECKING:
+    from convserve.server.tls import Certificates
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +102,7 @@ class Server:
         self._registry = Registry()
         self._metrics.observe_registry(self._registry)
         self._access = Access(settings.auth)
-        self._certificates = Certificates(settings.tls) if settings.tls.cert_file else None
+        self._certificates = _certificates(settings.tls)
         self._guard = Guard(
             self._metrics, self._access, AccessLog(settings.access_log_share), settings.limits.max_concurrent_requests
         )
@@ -157,6 +161,7 @@ class Server:
                 f"model_repository: {settings.model_repository} holds no model that can be served; it needs folders"
                 " NAME/VERSION/ with a manifest.json, as `convtrain publish` writes them"
             )
+        memory.settle()
         self.manager.on_change = self._show_models
         self._show_models()
         self._health.set_ready(True)
@@ -266,3 +271,12 @@ class Server:
         self._health.register(server)
         reflection.register(server, (*_FILES, HEALTH_SERVICE), (*_FILES.values(), HEALTH_FILE))
         return server
+
+
+def _certificates(settings: TlsSettings) -> Certificates | None:
+    """The certificates, where there are any: only those who encrypt pay for the library."""
+    if not settings.cert_file:
+        return None
+    from convserve.server.tls import Certificates
+
+    return Certificates(settings)

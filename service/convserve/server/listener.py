@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from convserve.config import LimitSettings
 from convserve.errors import ConfigError
-from convserve.server.tls import Certificates
+
+if TYPE_CHECKING:
+    from convserve.server.tls import Certificates  # brings a library of ten megabytes, for those who encrypt
 
 _HANDSHAKE_SECONDS = 10.0
 """How long a connection may take until it speaks HTTP/2, so that half-open ones do not gather."""
