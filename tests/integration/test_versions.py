@@ -163,11 +163,12 @@ def test_a_repository_that_flaps_stops_nothing(caller: Caller, repository: Path)
 
 def test_a_symlink_swap_is_a_new_content(caller: Caller, server: ServerProcess, repository: Path) -> None:
     """The version keeps its number and answers with the new content once that is proved."""
-    versions.write_version(repository.parent / "b", version=1, seed=1)
+    contents = repository / ".contents"  # links may lead about the repository, not out of it
+    versions.write_version(contents / "b", version=1, seed=1)
     link = repository / "stripes/next"
-    shutil.move(repository / "stripes/1", repository.parent / "a")
-    (repository / "stripes/1").symlink_to(repository.parent / "a")
-    link.symlink_to(repository.parent / "b/stripes/1")
+    shutil.move(repository / "stripes/1", contents / "a")
+    (repository / "stripes/1").symlink_to(contents / "a")
+    link.symlink_to(contents / "b/stripes/1")
     before = caller.models.GetModel(model_pb2.GetModelRequest(name="stripes")).model.versions[0].digest
     link.rename(repository / "stripes/1")
 
