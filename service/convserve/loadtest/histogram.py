@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 _MICROSECONDS = 1e6
 _LONGEST_MICROSECONDS = 3_600_000_000
+_TOGETHER = 20_000
+"""Durations that are counted together."""
 
 
 class Histogram:
@@ -18,13 +20,29 @@ class Histogram:
         """Start empty."""
         from hdrh.histogram import HdrHistogram
 
-        self._histogram: Any = HdrHistogram(1, _LONGEST_MICROSECONDS, digits)
+        self._hdr: Any = HdrHistogram(1, _LONGEST_MICROSECONDS, digits)
+        self._waiting: list[NDArray[np.int64]] = []
+        self._waiting_count = 0
 
     def record(self, seconds: NDArray[np.floating[Any]]) -> None:
         """Take durations in; those below 1 µs count as 1 µs."""
-        micros = np.clip(np.rint(seconds * _MICROSECONDS), 1, _LONGEST_MICROSECONDS).astype(np.int64)
-        for value, count in zip(*(part.tolist() for part in np.unique(micros, return_counts=True)), strict=True):
-            self._histogram.record_value(value, count)
+        self._waiting.append(np.clip(np.rint(seconds * _MICROSECONDS), 1, _LONGEST_MICROSECONDS).astype(np.int64))
+        self._waiting_count += len(seconds)
+        if self._waiting_count >= _TOGETHER:
+            self._flush()
+
+    @property
+    def _histogram(self) -> Any:
+        if self._waiting_count:
+            self._flush()
+        return self._hdr
+
+    def _flush(self) -> None:
+        """Count what waits. Many at once hold many equal ones, of which each is one call."""
+        values, counts = np.unique(np.concatenate(self._waiting), return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            self._hdr.record_value(value, count)
+        self._waiting, self._waiting_count = [], 0
 
     @property
     def count(self) -> int:

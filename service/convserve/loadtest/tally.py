@@ -106,10 +106,12 @@ class Tally:
         self.waits.record(good["wait"][told])
         self.runs.record(good["run"][told])
         self.outsides.record(np.maximum(latencies - good["queue"] - good["run"], 0)[told])
-        for rows, run in zip(good["batch"][told].tolist(), good["run"][told].tolist(), strict=True):
+        counts = np.bincount(good["batch"][told])
+        sums = np.bincount(good["batch"][told], weights=good["run"][told])
+        for rows in np.flatnonzero(counts).tolist():
             entry = self.batch_seconds.setdefault(rows, [0, 0.0])
-            entry[0] += 1
-            entry[1] += run
+            entry[0] += int(counts[rows])
+            entry[1] += float(sums[rows])
         self._by_second(records)
 
     def _by_second(self, records: Records) -> None:
