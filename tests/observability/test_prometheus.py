@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support import expressions
+from convserve import manifest
+from support import expressions, versions
 from support.server import ServerProcess
 from support.waiting import until
 
@@ -116,3 +117,15 @@ def test_the_counts_are_the_servers(query: Query, lively_server: ServerProcess) 
 
     until(lambda: scraped() >= told > 0, 30)
     assert Path("/proc", str(lively_server.process.pid)).exists()
+
+
+def test_an_alert_goes_from_a_damaged_file_to_firing(query: Query, lively_server: ServerProcess) -> None:
+    """The whole way: a version that cannot be proved is counted, scraped, evaluated, and fires."""
+    repository = lively_server.log_file.parent / "repository"
+    staged = versions.write_version(repository.parent / "staged", version=3, seed=2)
+    (staged / manifest.ONNX_FILE).write_bytes(b"not what was published")
+    staged.rename(repository / "stripes/3")
+    until(
+        lambda: bool(query('ALERTS{alertname="ConvserveVersionLoadFailed", alertstate="firing", model="stripes"}')), 60
+    )
+    assert lively_server.metric("convserve_default_version", model="stripes") == 1
