@@ -47,6 +47,8 @@ class Coalescer:
     async def close(self) -> None:
         """Wait for the tasks, whose RPCs have been ended."""
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     async def classify(self, image: Loaded, options: Options, deadline: float, trace: Trace) -> Classification:
         """Classify one image, together with those of other callers when there are any.
