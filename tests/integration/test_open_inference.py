@@ -21,6 +21,7 @@ from convserve.v1 import classification_pb2, classification_pb2_grpc
 from support import versions
 from support.foreign import OIP, bytes_request, call, infer, infer_request, oip, output, strings, typed_request
 from support.server import ServerProcess, serving
+from support.waiting import until
 
 IMAGES = versions.random_images(5, seed=7)
 EXPECTED = versions.reference(IMAGES)
@@ -444,8 +445,8 @@ def test_metrics_tell_the_dialect(server: ServerProcess, channel: grpc.Channel) 
     labels = {"api": "open_inference", "method": "ModelInfer", "model": "stripes", "code": "OK"}
     before = server.metric("convserve_requests_total", **labels)
     infer(channel, infer_request(IMAGES))
-    assert server.metric("convserve_requests_total", **labels) == before + 1
-    assert server.metric("convserve_requests_in_flight", api="open_inference") == 0
+    until(lambda: server.metric("convserve_requests_total", **labels) == before + 1)  # counted once the reply has left
+    until(lambda: server.metric("convserve_requests_in_flight", api="open_inference") == 0)
 
 
 def test_reflection_shows_the_public_names(channel: grpc.Channel) -> None:

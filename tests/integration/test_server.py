@@ -24,6 +24,7 @@ from convserve.v1 import error_details_pb2 as details_pb
 from convserve.v1 import model_pb2, model_pb2_grpc
 from support import versions
 from support.server import ServerProcess, run_to_end, serving
+from support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +240,8 @@ def test_metrics_count_what_happened(server: ServerProcess, stub: rpc.Classifica
     stub.Classify(pb.ClassifyRequest(model="stripes", packed=packed(versions.random_images(5))))
     with pytest.raises(grpc.RpcError):
         stub.Classify(pb.ClassifyRequest(model="made-up-name", packed=packed(GOOD)))
-    assert tuple(after - was for after, was in zip(read(), before, strict=True)) == (1, 5, 5, 1)
+    # A request is counted once its reply has left.
+    until(lambda: tuple(after - was for after, was in zip(read(), before, strict=True)) == (1, 5, 5, 1))
     assert "made-up-name" not in server.http("/metrics")[1]
 
 

@@ -19,6 +19,7 @@ from convserve.tensorflow_serving.v1 import prediction_pb2 as pb
 from support import versions
 from support.foreign import call
 from support.server import ServerProcess, serving
+from support.waiting import until
 
 PREDICTION = "tensorflow.serving.PredictionService"
 IMAGES = versions.random_images(5, seed=7)
@@ -327,4 +328,4 @@ def test_metrics_tell_the_dialect(server: ServerProcess, channel: grpc.Channel) 
     labels = {"api": "tensorflow_serving", "method": "Predict", "model": "stripes", "code": "OK"}
     before = server.metric("convserve_requests_total", **labels)
     predict(channel, predict_request(numbers(IMAGES)))
-    assert server.metric("convserve_requests_total", **labels) == before + 1
+    until(lambda: server.metric("convserve_requests_total", **labels) == before + 1)  # counted once the reply has left

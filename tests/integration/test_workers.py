@@ -46,7 +46,8 @@ def test_workers_share_the_port_and_metrics_add_up(server: ServerProcess) -> Non
     made = channels(server, 20)
     for channel in made:
         rpc.ClassificationServiceStub(channel).Classify(REQUEST)
-    assert server.metric("convserve_requests_total", method="Classify", code="OK") == 20
+    # A request is counted once its reply has left.
+    until(lambda: server.metric("convserve_requests_total", method="Classify", code="OK") == 20)
     assert server.metric("convserve_versions", state="available") == 1
     assert server.metric("convserve_workers") == 2
     assert server.http("/readyz")[0] == 200
@@ -66,7 +67,7 @@ def test_a_killed_worker_is_replaced(server: ServerProcess) -> None:
     for channel in made:
         rpc.ClassificationServiceStub(channel).Classify(REQUEST)
         channel.close()
-    assert server.metric("convserve_requests_total", method="Classify") == 8
+    until(lambda: server.metric("convserve_requests_total", method="Classify") == 8)
     victim = children(server)[0]
     os.kill(victim, signal.SIGKILL)
     until(lambda: server.metric("convserve_worker_restarts_total") == 1)
