@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+
+import pytest
+
 from convserve import config
 from convtrain.cli.parser import make_parser
 from convtrain.presets import PRESETS
-from support.manifests import Rendered, image_variables, one, pod_templates
+from support.manifests import ROOT, Manifest, Rendered, image_variables, one, pod_templates
 
 
 def test_the_training_job_is_understood(rendered: Rendered) -> None:
@@ -39,3 +44,28 @@ def test_kserve_finds_what_it_looks_for(rendered: Rendered) -> None:
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["protocolVersion"] in spec["protocolVersions"]
     assert model["modelFormat"]["name"] in [each["name"] for each in spec["supportedModelFormats"]]
+
+
+def test_kserve_knows_every_field(rendered: Rendered) -> None:
+    """The classes of KServe's own package have each field of runtime and sample, and lack one that is made up."""
+    python = ROOT / ".venv-contract-kserve/bin/python"
+    if not python.exists():
+        pytest.skip("NOT CHECKED: deploy/kserve was not compared with KServe's classes; KSERVE_CLIENT=1 installs them")
+
+    def unknown(manifest: Manifest) -> list[str]:
+        command = [str(python), "-P", str(ROOT / "tests/contract/clients/kserve_fields.py")]
+        ended = subprocess.run(
+            command, input=json.dumps(manifest), capture_output=True, text=True, check=True, timeout=100
+        )
+        found: list[str] = json.loads(ended.stdout)
+        return found
+
+    manifest = rendered("kserve")
+    assert unknown(manifest) == []
+    wrong = json.loads(json.dumps(manifest))
+    one(wrong, "ServingRuntime")["spec"]["containers"][0]["prots"] = []
+    one(wrong, "InferenceService")["spec"]["predictor"]["model"]["storageURI"] = ""
+    assert sorted(unknown(wrong)) == [
+        "InferenceService.spec.predictor.model.storageURI",
+        "ServingRuntime.spec.containers[0].prots",
+    ]
