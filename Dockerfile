@@ -54,7 +54,7 @@ FROM builder AS wheel
 COPY requirements/build.txt /src/requirements/build.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/build/bin/pip install --quiet --require-hashes -r /src/requirements/build.txt
-COPY pyproject.toml README.md LICENSE CHANGELOG.md /src/
+COPY pyproject.toml README.md LICENSE /src/
 COPY service /src/service
 COPY training /src/training
 WORKDIR /src
