@@ -141,47 +141,65 @@ def stall(args: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001  # as the
 
 
 def predictions(args: argparse.Namespace) -> dict[str, Any]:
-    """Predicted p99 within 20 % of the measured one at 50, 70 and 85 % of capacity."""
-    rows: dict[float, list[dict[str, float]]] = {share: [] for share in LOADS}
-    calibrations = []
+    """Predicted p99 within 20 % of the measured one at 50, 70 and 85 % of capacity, on this project's server."""
     with common.running(real_server()) as server:
         closed = options(server.port, args.model, "closed", seconds=args.seconds)
         measure(replace(closed, seconds=2.0))
-        for repetition in range(args.repetitions):
-            measured = calibration.calibrate(closed, args.max_batch_size, args.seconds / 2, Progress())
-            times = measured.times
-            calibrations.append({**times.to_json(), "besides_seconds": times.besides[len(times.besides) // 2]})
-            print(f"  capacity {times.capacity:.0f}/s, handling {times.handling * 1e6:.0f} µs, {measured.doubts or ''}")
-            for share in LOADS:
-                rate = share * times.capacity
-                predicted = plan.predict(times, rate)
-                chosen = options(server.port, args.model, "server", rate=rate, seconds=args.seconds, seed=repetition)
-                run = measure(chosen)
-                real = run.percentile(0.99) or float("inf")
-                row = {
-                    "measured": real,
-                    "model": predicted.model["p99"],
-                    "simulated": predicted.simulated["p99"],
-                    "measured_p50": run.percentile(0.5) or float("inf"),
-                    "simulated_p50": predicted.simulated["p50"],
-                    "invalid": bool(run.invalid),
-                }
-                rows[share].append(row)
-                print(f"  {share:.0%}: " + ", ".join(f"{name} {value * 1e3:.2f}" for name, value in row.items()))
-    errors = {
-        f"{share:.0%}": statistics.median(row["simulated"] / row["measured"] - 1 for row in found)
-        for share, found in rows.items()
-    }
+        return compare(closed, args.max_batch_size, args.seconds, args.repetitions)
+
+
+def known_batches(args: argparse.Namespace) -> dict[str, Any]:
+    """The same on a server whose batch times are known: the server's own batcher around a model that sleeps."""
+    with common.running(known("--batched")) as server:
+        closed = options(server.port, "known", "closed")
+        found = compare(closed, known_server.BATCH_MOST, args.seconds * 2, args.repetitions)
+    truth = {"fixed_seconds": known_server.BATCH_FIXED, "seconds_per_request": known_server.BATCH_EACH}
+    return {"truth": truth, **found}
+
+
+def compare(closed: Options, most_rows: int, seconds: float, repetitions: int) -> dict[str, Any]:
+    """Calibrate, predict, measure, at each load."""
+    rows: dict[float, list[dict[str, float]]] = {share: [] for share in LOADS}
+    calibrations = []
+    for repetition in range(repetitions):
+        measured = calibration.calibrate(closed, most_rows, min(seconds / 2, 6.0), Progress())
+        times = measured.times
+        middle = times.besides[len(times.besides) // 2]
+        calibrations.append({**times.to_json(), "besides_seconds": middle, "doubts": measured.doubts})
+        print(
+            f"  run {times.fixed * 1e3:.3f} + n * {times.each * 1e3:.3f} ms, handling {times.handling * 1e3:.3f} ms,"
+            f" besides {middle * 1e3:.2f} ms, capacity {times.capacity:.0f}/s{', in doubt' if measured.doubts else ''}",
+            flush=True,
+        )
+        for share in LOADS:
+            rate = share * times.capacity
+            predicted = plan.predict(times, rate)
+            chosen = replace(closed, scenario=SCENARIOS["server"], rate=rate, seconds=seconds, seed=repetition)
+            run = measure(chosen)
+            row = {
+                "measured": run.percentile(0.99) or float("inf"),
+                "model": predicted.model["p99"],
+                "simulated": predicted.simulated["p99"],
+                "measured_p50": run.percentile(0.5) or float("inf"),
+                "simulated_p50": predicted.simulated["p50"],
+            }
+            rows[share].append(row)
+            shown = ", ".join(f"{name} {value * 1e3:.2f}" for name, value in row.items())
+            print(f"  {share:.0%}, p99 in ms: {shown}{', INVALID' if run.invalid else ''}", flush=True)
+
+    def error(name: str) -> dict[str, float]:
+        return {
+            f"{share:.0%}": statistics.median(row[name] / row["measured"] - 1 for row in found)
+            for share, found in rows.items()
+        }
+
     return {
         "calibrations": calibrations,
         "p99_seconds": {f"{share:.0%}": found for share, found in rows.items()},
-        "simulated_p99_relative_error": errors,
-        "model_p99_relative_error": {
-            f"{share:.0%}": statistics.median(row["model"] / row["measured"] - 1 for row in found)
-            for share, found in rows.items()
-        },
+        "simulated_p99_relative_error": error("simulated"),
+        "model_p99_relative_error": error("model"),
         "goal": f"simulated p99 within {PLAN_GOAL:.0%} at every load",
-        "reached": all(abs(value) <= PLAN_GOAL for value in errors.values()),
+        "reached": all(abs(value) <= PLAN_GOAL for value in error("simulated").values()),
     }
 
 
@@ -189,6 +207,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "throughput": throughput,
     "quantiles": quantiles,
     "stall": stall,
+    "known-batches": known_batches,
     "plan": predictions,
 }
 

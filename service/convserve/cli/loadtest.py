@@ -193,6 +193,10 @@ def _problems(campaign: Campaign, found: Found | None) -> list[str]:
         problems += [at + text for text in wrong]
         if not looking:
             problems += [f"invalid: {text}" for text in run.invalid]
+    if found is not None and found.in_doubt:
+        problems.append(
+            "invalid: higher rates failed in invalid runs only; the server may be able to do more than found"
+        )
     if found is not None and not found.rate:
         problems.append(
             f"no rate kept the SLO, down to {campaign.lowest_rate:,.1f} requests/s; below that, --duration is too short"

@@ -67,9 +67,11 @@ class ClosedLoop:
         """Since when a caller is free, if one is and more is to be sent."""
         if not self._free or self._free[0] > now or self.finished(now):
             return None
-        if now >= self._until:
-            self._left -= 1
-        return self._free.popleft()
+        freed = self._free.popleft()
+        if now < self._until:
+            return freed
+        self._left -= 1
+        return max(freed, self._until)  # whoever was free before the count began asks when it begins
 
     def next_due(self, now: float) -> float | None:
         """When the next caller is free; None when only an answer frees one."""

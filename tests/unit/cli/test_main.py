@@ -16,7 +16,7 @@ def test_the_version_is_told() -> None:
     assert done.stdout.startswith("convserve ")
 
 
-@pytest.mark.parametrize("command", ["classify", "models", "serve"])
+@pytest.mark.parametrize("command", ["classify", "models", "serve", "loadtest", "plan"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     """Help appears at once, also where the server is not installed."""
     script = (

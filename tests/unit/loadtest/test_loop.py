@@ -168,7 +168,18 @@ def test_a_count_ends_a_closed_loop() -> None:
     """After the warm-up exactly so many requests, however long they take."""
     world = World(lambda now: now + 0.01)
     tally, _ = play(world, ClosedLoop(4, 1.0, count=1000), warmup=1.0, seconds=float("inf"))
-    assert tally.requests == pytest.approx(1000, abs=4)
+    assert tally.requests == 1000
+
+
+def test_callers_who_were_free_before_the_count_begin_with_it() -> None:
+    """A caller free at the end of the warm-up who asks after it belongs to the count: all of it is counted."""
+    pacing = ClosedLoop(1, 1.0, count=2)
+    assert pacing.take(0.5) == 0.0
+    pacing.ended(0.9999)
+    assert pacing.take(1.0001) == 1.0
+    pacing.ended(1.5)
+    assert pacing.take(1.6) == 1.5
+    assert pacing.finished(1.7)
 
 
 def test_warm_up_is_left_out() -> None:
