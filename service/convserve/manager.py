@@ -106,6 +106,7 @@ class Manager:
         Raises:
             NotFoundError: there is no such model.
             VersionNotAvailableError: the version is not loaded, or an alias stands for it.
+            ConfigError: the repository cannot be read; nothing was unloaded.
         """
         with self._turn:
             if not self._registry.has_model(model):
@@ -123,10 +124,13 @@ class Manager:
                         f"{model} version {version} is what the alias {named[0]!r} stands for; move the alias first"
                     )
             self._held[model].update(versions)
+            found = repository.scan(self._settings.model_repository).get(model, {})
             if not version:  # or the policy would bring the next older one
-                self._held[model].update(repository.scan(self._settings.model_repository).get(model, {}))
+                self._held[model].update(found)
             self._pinned[model].difference_update(versions)
-            return versions, sum(self._unload(model, one) for one in versions)
+            refused = sum(self._unload(model, one) for one in versions)
+            self._settle(model, found)  # at once, not at the next look at the repository
+            return versions, refused
 
     def set_alias(self, model: str, alias: str, version: int) -> dict[str, int]:
         """Point an alias at a version, loading it first; 0 removes the alias. Returns all aliases.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
+from convserve.errors import OverloadedError
 from convserve.server import lane
 from convserve.v1 import classification_pb2 as pb
 from support import versions
@@ -175,6 +177,25 @@ def test_an_unknown_grpcio_is_served_by_the_public_path(monkeypatch: pytest.Monk
     """Internals that nobody has looked at are left alone."""
     monkeypatch.setattr(grpc, "__version__", "9.0.0")
     assert lane.build(None, [], None, None) is None  # type: ignore[arg-type]
+
+
+def test_work_for_threads_is_bounded() -> None:
+    """What would only wait is refused at once, and there is room again when something is done."""
+    held: list[Callable[[], None]] = []
+
+    class Pool:
+        def submit(self, work: Callable[[], None]) -> None:
+            held.append(work)
+
+    with_pool = lane.FastLane(grpc.server(ThreadPoolExecutor(1)), [], None, Pool())  # type: ignore[arg-type]
+    done: list[int] = []
+    for index in range(lane.BESIDE):
+        with_pool.beside(done.append, index)
+    with pytest.raises(OverloadedError, match="image files and large messages"):
+        with_pool.beside(done.append, -1)
+    held[0]()
+    with_pool.beside(done.append, lane.BESIDE)
+    assert done == [0]
 
 
 def test_it_ends_while_calls_come(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from convserve.batching import SHORT_SECONDS, Turns
 from convserve.clock import monotonic
-from convserve.errors import UnsupportedError
+from convserve.errors import OverloadedError, UnsupportedError
 from convserve.server.rpc import Call, Guard, Unary
 from convserve.server.status import code_of, status_of
 
@@ -43,7 +43,11 @@ TESTED_VERSIONS = ("1.81.", "1.85.")
 LARGE_BYTES = 256 * 1024
 """A message from here on is parsed and answered by a thread: taking it apart holds the loop up too long."""
 
+BESIDE = 512
+"""Calls that may be on their way to a thread; more are refused at once."""
+
 _POLL_SECONDS = 0.2
+_RETRY_SECONDS = 0.05
 _NO_FLAGS = 0
 _CODES = _common.STATUS_CODE_TO_CYGRPC_STATUS_CODE
 
@@ -81,7 +85,8 @@ class FastLane:
         for arrivals in self._arrivals:
             self._server.register_method(arrivals.path)
         self.guard = guard
-        self.threads = threads
+        self._threads = threads
+        self._room = threading.Semaphore(BESIDE)
         self.turns = Turns()
         """Batchers with rows to run on this lane's thread."""
         self.calls = 0
@@ -94,6 +99,26 @@ class FastLane:
         for arrivals in self._arrivals:
             self.listen(arrivals)
         self._thread.start()
+
+    def beside(self, work: Callable[[Any], None], argument: Any) -> None:
+        """Do work on a thread.
+
+        Raises:
+            OverloadedError: so much waits for threads already that more would only wait too.
+        """
+        if not self._room.acquire(blocking=False):
+            raise OverloadedError(
+                f"{BESIDE} image files and large messages are under way or wait; try again, elsewhere if possible",
+                retry_after_seconds=_RETRY_SECONDS,
+            )
+
+        def run() -> None:
+            try:
+                work(argument)
+            finally:
+                self._room.release()
+
+        self._threads.submit(run)
 
     def close(self) -> None:
         """End, once the server has stopped and nothing is computed any more."""
@@ -169,17 +194,18 @@ class _LaneCall:
         data = event.batch_operations[0].message()
         if data is None:  # the caller sent none, or one that is too large, or has gone
             self._answer(UnsupportedError(f"{self._method.path} takes exactly one message"))
-        elif len(data) >= LARGE_BYTES:
-            self._lane.threads.submit(self._begin_beside, data)
         else:
             self._begin(data)
 
     def _begin(self, data: bytes) -> None:
         """Parse and start, unless that takes a thread."""
         try:
+            if len(data) >= LARGE_BYTES:
+                self._lane.beside(self._begin_beside, data)
+                return
             request = self._lane.guard.read(self._method, data, self._call)
             if self._method.decodes(request):
-                self._lane.threads.submit(self._start_beside, request)
+                self._lane.beside(self._start_beside, request)
                 return
             self._call.turns = self._lane.turns
             self._start(request)
