@@ -199,7 +199,7 @@ PEERS = (
     ),
     Peer(
         "Triton, Python backend",
-        "Triton 2.51 from nvidia-pytriton 0.7.0, onnxruntime 1.31.1 in its Python backend, dynamic batching",
+        "Triton (2.51) of nvidia-pytriton 0.7.0, onnxruntime 1.31.1 in its Python backend, dynamic batching",
         "triton",
         _triton,
     ),
