@@ -1,13 +1,13 @@
 """How long forms of a model take on this machine, measured against each other.
 
 Forms take turns, so what else goes on here meets all of them. Measured is the processor time of the one thread that
-computes: on an idle machine that is the latency, and on a busy one it is still comparable.
+computes, and of all rounds the least counts: on an idle machine that is the latency, and what a busy one does besides
+only adds to it.
 """
 
 from __future__ import annotations
 
 import functools
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def open_session(path: Path, *, optimized: bool = False) -> Any:
 def compare_runs(
     sessions: Mapping[str, Any], images: Images, batch_sizes: Sequence[int] = BATCH_SIZES, rounds: int = ROUNDS
 ) -> dict[str, dict[int, float]]:
-    """Median seconds for a batch, by form and batch size."""
+    """Least seconds for a batch, by form and batch size."""
     found: dict[str, dict[int, float]] = {name: {} for name in sessions}
     for size in batch_sizes:
         batch = images[np.arange(size) % len(images)]
@@ -52,7 +52,7 @@ def compare_runs(
 
 
 def compare_loads(opens: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds for opening a session, by form."""
+    """Least seconds for opening a session, by form."""
     return _take_turns(opens, rounds)
 
 
@@ -66,7 +66,7 @@ def _take_turns(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     for _ in range(rounds):
         for name, one in work.items():
             times[name].append(_time(one, repeats[name]))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: min(found) for name, found in times.items()}
 
 
 def _time(work: Callable[[], object], repeats: int) -> float:

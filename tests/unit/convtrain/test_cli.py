@@ -41,6 +41,7 @@ def test_a_preset_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["train", "nonsense"], "no preset 'nonsense'"),
         (["train"], r"which preset\?"),
+        (["train", "--data-dir", "."], r"is not a folder|holds no images|only the label|is empty|not an image file"),
         (["train", "mnist-deep", "--data-dir", "/nowhere"], "/nowhere: there is no such file or directory"),
         (["train", "mnist-deep", "--resume", "x", "--epochs", "3"], "leave out preset, epochs"),
         (["train", "--resume", "nowhere"], "nowhere: is not a run directory"),
@@ -112,6 +113,16 @@ def test_the_base_install_names_the_extra() -> None:
     done = in_a_new_process("import sys; sys.modules['msgspec'] = None; from convtrain.__main__ import main; main()")
     assert done.returncode == 1
     assert done.stderr == "convtrain: msgspec is not installed; install the extra: pip install 'convserve[train]'\n"
+
+
+def test_sigterm_ends_like_ctrl_c() -> None:
+    """What stops a container lets a training say what is saved."""
+    done = in_a_new_process(
+        "import os, signal, sys; from convtrain.cli import catalogue; from convtrain.__main__ import main;"
+        "catalogue.presets = lambda *_: os.kill(os.getpid(), signal.SIGTERM);"
+        "sys.argv = ['convtrain', 'presets']; main()"
+    )
+    assert (done.returncode, done.stderr) == (130, "convtrain: interrupted\n")
 
 
 def test_looking_around_does_not_open_tensorflow() -> None:

@@ -97,6 +97,10 @@ def changed(old: str, new: str) -> str:
             r"layer 1 \(conv\); did you mean kernel_size\? It",
         ),
         (changed('"separable_conv"', '"seperable"'), r"layer 3; layers are conv, separable_conv, pool"),
+        (
+            changed('{layer = "pool", size = 2}', '{layer = "residual", layers = [{layer = "conv", filter = 16}]}'),
+            r"layer 4\.1 \(conv\); did you mean filters\?",
+        ),
         (changed("batch_norm = true", "strides = 2"), r"layer 2 \(conv 3×3\): .* exclude each other; leave one at 1"),
         (changed('    {layer = "flatten"},\n', ""), r"layer 6 \(dense\): its input is \d+×\d+×16; .*flatten"),
         (changed("size = 2}", "size = 30}"), r"layer 4 \(max pool 30×30\): .* the window is larger than the map; use"),

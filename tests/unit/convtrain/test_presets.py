@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -25,6 +27,7 @@ PARAMETERS = {
     "cifar10-strided": 356_810,
     "cifar10-regularized": 356_810,
     "cifar10-dilated": 157_226,
+    "images": 243_178,
 }
 
 
@@ -33,6 +36,17 @@ def test_parameters_are_as_published(name: str, parameters: int) -> None:
     """The presets to serve, and the networks of the tutorials, to the last parameter."""
     preset = find(name)
     assert sum(row.parameters for row in lay_out(preset.architecture, preset.input, 10)) == parameters
+
+
+def test_the_page_about_models_says_the_same() -> None:
+    """Its table of presets is copied from nowhere."""
+    text = (Path(__file__).parents[3] / "docs/models.md").read_text()
+    rows = re.findall(r"^\| `(.+?)` \| ([\d,]+) \|", text, flags=re.M)
+    assert len(rows) >= len(PARAMETERS)
+    for name, parameters in rows:
+        preset = find(name)
+        counted = sum(row.parameters for row in lay_out(preset.architecture, preset.input, 10))
+        assert counted == int(parameters.replace(",", "")), name
 
 
 def test_each_preset_is_what_its_name_says() -> None:

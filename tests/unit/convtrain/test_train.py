@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convtrain import train
+from convtrain import files, train
 from convtrain.architectures import (
     Architecture,
     Conv,
@@ -127,6 +128,29 @@ def test_a_resumed_run_ends_like_an_unbroken_one(start: Start, monkeypatch: pyte
     for name, array in read_arrays(broken.weights_path).items():
         np.testing.assert_array_equal(array, expected[name])
     assert broken.history_path.read_text().count("\n") == 5
+
+
+def test_a_full_disk_ends_training_with_what_is_saved(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of the epoch before is whole, and training goes on from it."""
+    run, data = start("full")
+    write = files.write_arrays
+    written: list[Path] = []
+
+    def fail_the_third_time(path: Path, arrays: files.Arrays) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_arrays", fail_the_third_time)
+        with pytest.raises(
+            TrainingError, match=r"full: cannot be written \(No space left on device\); 2 of 4 epochs are"
+        ):
+            train.train(run, data)
+    assert not run.weights_path.exists()
+    assert len(train.read_history(run).epochs) == 2
+    assert len(train.train(run, data).epochs) == 4
 
 
 def test_another_seed_gives_other_weights(start: Start) -> None:

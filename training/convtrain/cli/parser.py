@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from convtrain.cli import artifacts, catalogue, doctor, options, steps
+from convtrain.cli import artifacts, catalogue, doctor, options, steps, table
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -69,6 +69,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--serve",
         action="store_true",
         help="then serve the model repository with `convserve serve` until Ctrl-C; CONVSERVE_* variables set it up",
+    )
+
+    compare = add("table", "Compare all published versions, with latencies measured here.", table.table)
+    compare.add_argument(
+        "repository", type=Path, nargs="*", default=[Path("models")], help="directories of models (default: models)"
+    )
+    compare.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the table into a Markdown file, between its marks for it"
     )
 
     inspect = add("inspect", "Verify a published version and show what it is, and what it sees.", artifacts.inspect)

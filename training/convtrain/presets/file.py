@@ -94,15 +94,19 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _hint(message: str, fields: dict[str, Any]) -> str:
     """What fits at the place of an error in a layer."""
-    place = re.search(r"\$\.architecture\.layers\[(\d+)\]", message)
+    place = re.search(r"\$\.architecture((?:\.layers\[\d+\])+)", message)
     if place is None:
         return ""
-    number = int(place[1])
-    tag = fields["architecture"]["layers"][number].get("layer")
+    layer = fields["architecture"]
+    numbers = [int(number) for number in re.findall(r"\d+", place[1])]  # several for a layer inside a residual
+    for number in numbers:
+        layer = layer["layers"][number]
+    where = ".".join(str(number + 1) for number in numbers)
+    tag = layer.get("layer")
     if tag not in _LAYERS:
-        return f": layer {number + 1}; layers are {', '.join(_LAYERS)}"
+        return f": layer {where}; layers are {', '.join(_LAYERS)}"
     keys = list(_LAYERS[tag].__struct_fields__)
     unknown = re.search(r"unknown field `(.*?)`", message)
     near = difflib.get_close_matches(unknown[1], keys, n=1) if unknown else []
     meant = f"did you mean {near[0]}? " if near else ""
-    return f": layer {number + 1} ({tag}); {meant}It takes {', '.join(keys)}"
+    return f": layer {where} ({tag}); {meant}It takes {', '.join(keys)}"

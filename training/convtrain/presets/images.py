@@ -36,6 +36,7 @@ IMAGES = Preset(
         schedule=Schedule(warmup=0.1, final=0.0),
         augmentation=Augmentation(shift_pixels=4),
         early_stopping_patience=10,
+        batch_norm_momentum=0.9,  # epochs of small folders have few steps
     ),
 )
 
