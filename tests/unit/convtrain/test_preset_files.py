@@ -88,7 +88,7 @@ def changed(old: str, new: str) -> str:
     ("text", "why"),
     [
         ("= 3", r"mine\.toml: not valid TOML"),
-        ('base = "nothing"', r"mine\.toml: base is 'nothing'; there are mnist-simple"),
+        ('base = "nothing"', r"mine\.toml: base is 'nothing'; there are mnist, "),
         ('model = "x"', r"mine\.toml: Object missing required field `dataset`"),
         (changed("epochs = 5", "epoch = 5"), r"unknown field `epoch` - at `\$\.training`"),
         (changed("rate = 0.3", "rate = 1.5"), r"layer 5 \(dropout\); It takes rate"),
@@ -96,7 +96,7 @@ def changed(old: str, new: str) -> str:
             changed("kernel_size = [3, 5]", "kernel_sise = 3"),
             r"layer 1 \(conv\); did you mean kernel_size\? It",
         ),
-        (changed('"separable_conv"', '"seperable"'), r"layer 3; layers are conv, separable_conv, pool"),
+        (changed('"separable_conv"', '"seperable"'), r"layer 3; layers are conv, separable_conv, "),
         (
             changed('{layer = "pool", size = 2}', '{layer = "residual", layers = [{layer = "conv", filter = 16}]}'),
             r"layer 4\.1 \(conv\); did you mean filters\?",

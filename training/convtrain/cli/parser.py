@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from convtrain.cli import artifacts, catalogue, doctor, options, steps, table
+from convtrain.config import Precision
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -137,6 +139,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     settings.add_argument("--learning-rate", type=float, metavar="X", help="step size of the optimizer")
     settings.add_argument(
         "--validation-fraction", type=float, metavar="X", help="share of the training split to choose by, 0 to 1"
+    )
+    settings.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        help="what layers compute in while training; mixed_bfloat16 is faster where the device has bfloat16, and "
+        "what is exported is float32 either way",
     )
     settings.add_argument("--seed", type=int, metavar="N", help="seed of weights, order of images and validation split")
 

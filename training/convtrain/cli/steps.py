@@ -38,6 +38,7 @@ _CHOICES = (
     "batch_size",
     "learning_rate",
     "validation_fraction",
+    "precision",
     "seed",
     "run_dir",
 )
@@ -187,6 +188,7 @@ def _preset(options: argparse.Namespace) -> Preset:
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         validation_fraction=options.validation_fraction,
+        precision=options.precision,
         seed=options.seed,
     )
 
