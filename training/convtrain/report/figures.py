@@ -51,7 +51,7 @@ def curves(history: History) -> str:
     """Loss and accuracy over the epochs, with the epoch whose weights were kept."""
     epochs = [epoch.epoch for epoch in history.epochs]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+        figure = Figure(figsize=(11.4, 3.4), layout="constrained")
         parts = (
             ("Loss", [e.loss for e in history.epochs], [e.validation_loss for e in history.epochs]),
             ("Accuracy", [e.accuracy for e in history.epochs], [e.validation_accuracy for e in history.epochs]),
@@ -108,19 +108,19 @@ def per_class(accuracy: dict[str, float], overall: float) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, max(1.6, 0.32 * len(names) + 0.9)), layout="constrained")
         axes = figure.subplots()
-        bars = axes.barh(names, values, color=BLUE, height=0.62)
-        axes.bar_label(
-            bars, labels=[f"{100 * value:.1f} %" for value in values], padding=-44, fontsize=9, color="white"
-        )
+        axes.barh(names, values, color=BLUE, height=0.62)
+        lowest = max(0.0, math.floor(10 * min(values, default=0)) / 10 - 0.1)
+        for number, value in enumerate(values):
+            at = lowest + 0.015 * (1 - lowest)
+            axes.text(at, number, f"{100 * value:.1f} %", va="center", fontsize=9, color="white")
         axes.axvline(overall, color=ORANGE, linewidth=1.2)
         axes.annotate(
             f"all {100 * overall:.2f} %", (overall, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
             textcoords="offset points", ha="center", fontsize=9, color=ORANGE,
         )  # fmt: skip
         axes.invert_yaxis()
-        lowest = max(0.0, math.floor(10 * min(values, default=0)) / 10 - 0.1)
-        axes.set_xlim(lowest, 1.0 + 0.14 * (1 - lowest))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}" if value <= 1 else "")
+        axes.set_xlim(lowest, 1.0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
         axes.set_xlabel("accuracy, %")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)

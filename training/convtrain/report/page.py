@@ -29,7 +29,7 @@ section { padding: 18px 20px; margin: 0 0 16px; overflow-x: auto; }
 svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { text-align: right; padding: 4px 12px; border-bottom: 1px solid #e4e8ec; }
-th:first-child, td:first-child, td.text { text-align: left; padding-left: 0; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
 th { color: #66727f; font-weight: 500; }
 """
 
@@ -58,8 +58,8 @@ def render(report: Report, images: Images, onnx_path: Path) -> str:
             "<p class=quiet>Rows are what images are, columns what the model says.</p>"
             + figures.confusion(evaluation.confusion, report.labels),
         ),
-        "<div>",
         _section("Accuracy by class", figures.per_class(evaluation.per_class_accuracy, evaluation.accuracy)),
+        "</div><div class=pair>",
         _section(
             "Do probabilities mean what they say?",
             figures.reliability(
@@ -67,10 +67,10 @@ def render(report: Report, images: Images, onnx_path: Path) -> str:
             )
             + f"<p class=quiet>{_calibration(report)}</p>",
         ),
-        "</div></div>",
+        _layers(report),
+        "</div>",
         _mistakes(report, images),
         _inside(images, onnx_path),
-        _layers(report),
         _proofs(report),
         _section(
             "How it was made",
