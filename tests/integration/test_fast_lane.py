@@ -218,10 +218,10 @@ def test_it_ends_while_calls_come(tmp_path: Path) -> None:
                         return
 
         callers = [threading.Thread(target=call) for _ in range(4)]
-        for caller in callers:
-            caller.start()
+        for thread in callers:
+            thread.start()
         started.wait(10)
         assert server.stop() == 0
-        for caller in callers:
-            caller.join()
+        for thread in callers:
+            thread.join()
         assert codes == {grpc.StatusCode.UNAVAILABLE}
