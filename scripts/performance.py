@@ -1,0 +1,225 @@
+"""Write the tables of docs/performance.md from the files in benchmarks/results: python -m scripts.performance.
+
+Each stands between `<!-- NAME -->` and `<!-- end of NAME -->`; the text around them is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/performance.md"
+RESULTS = ROOT / "benchmarks/results"
+
+Result: TypeAlias = dict[str, Any]
+
+
+def read(name: str) -> Result | None:
+    """A result file, if it is there."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def conditions(result: Result, name: str) -> str:
+    """Where and when, in one line."""
+    where = result["conditions"]
+    return (
+        f"{where['date']}, {where['cpu'].strip()}, {where['cores']} cores, load average"
+        f" {where['load_average_before']:.1f} at the start, Python {where['python']}, grpcio {where['grpcio']}, onnxruntime {where['onnxruntime']}, commit"
+        f" {where['commit']} ([result](../benchmarks/results/{name}.json))."
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table; the first column is text."""
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def throughput() -> Iterator[str]:
+    """One table for each model."""
+    for model in ("light", "mnist"):
+        result = read(f"throughput-{model}")
+        if result is None:
+            continue
+        raw = {int(size): one["median"] for size, one in result["raw_onnxruntime_images_per_second"].items()}
+        points = list(next(iter(result["servers"].values()))["points"])
+        rows = []
+        for name, server in result["servers"].items():
+            cells = [name]
+            for point in points:
+                row = server["points"][point]
+                share = row["of_raw_best"] if "batch" in point else row["of_raw_one_by_one"]
+                cells.append(
+                    f"**{share['median']:.2f}** · {row['images_per_second']['median']:,.0f}"
+                    f" · {row['p50_seconds']['median'] * 1e3:.2f} ms"
+                    f" · {row['server_cpu_seconds_per_request']['median'] * 1e6:,.0f} µs"
+                )
+            rows.append(cells)
+        spreads = [
+            row["requests_per_second"]["spread"] for one in result["servers"].values() for row in one["points"].values()
+        ]
+        runs = result["raw_onnxruntime_images_per_second"]["1"]["runs"]
+        yield f"**`{model}`**: of raw · images/s · p50 · CPU time of the server for a request"
+        yield table(["", *points], rows)
+        yield (
+            f"Raw onnxruntime: {raw[1]:,.0f} images/s one by one, {max(raw.values()):,.0f} in its best batch."
+            f" Median of {runs} repetitions, spread {sorted(spreads)[len(spreads) // 2]:.0%}"
+            f" (largest {max(spreads):.0%})."
+            f" {conditions(result, f'throughput-{model}')}"
+        )
+
+
+def peers() -> Iterator[str]:
+    """One table for each model: convserve's requests per second over each peer's."""
+    for path in sorted(RESULTS.glob("peers-*.json")):
+        result = json.loads(path.read_text())
+        points = list(next(iter(result["servers"].values()))["points"])
+        rows = []
+        for name, server in result["servers"].items():
+            cells = [name]
+            for point in points:
+                row = server["points"][point]
+                rate = f"{row['requests_per_second']['median']:,.0f}/s · {row['p50_seconds']['median'] * 1e3:.2f} ms"
+                ratio = row.get("convserve_times_as_many")
+                cells.append(f"**×{ratio['median']:.2f}** · {rate}" if ratio else rate)
+            process = {key: one["median"] for key, one in server["process"].items()}
+            cells += [
+                f"{process['seconds_to_ready']:.2f} s",
+                f"{process['idle_mb']:.0f} → {process['after_mb']:.0f} MB",
+            ]
+            rows.append(cells)
+        yield (
+            f"**{result['model'].get('preset') or result['model']['name']}**, Open Inference Protocol unless the name"
+            " says otherwise. ×: requests convserve answers for one of the peer's, from pairs of the same repetition;"
+            " then the peer's requests/s and p50."
+        )
+        yield table(["", *points, "ready", "memory, idle → after"], rows)
+        if result["not_measured"]:
+            missing = "; ".join(f"{name} ({reason})" for name, reason in result["not_measured"].items())
+            yield f"Not measured: {missing}."
+        yield conditions(result, path.stem)
+
+
+def coalescing() -> Iterator[str]:
+    """How many times the throughput of single calls."""
+    result = read("coalescing")
+    if result is None:
+        return
+    rows = []
+    for model, found in result["models"].items():
+        for load, rate in found["images_per_second"].items():
+            gain = rate["coalesced_over_single"]
+            rows.append(
+                [
+                    f"{model}, {load}",
+                    f"**×{gain['median']:.2f}** (spread {gain['spread']:.0%})",
+                    f"{rate['single']['median']:,.0f}/s",
+                    f"{rate['coalesced']['median']:,.0f}/s",
+                ]
+            )
+    yield table(["callers in one process", "coalesced over single", "single", "coalesced"], rows)
+    for model, found in result["models"].items():
+        lone = found["lone_caller_p50_seconds"]
+        for caller, times in lone.items() if "coalesced_over_single" not in lone else [("caller", lone)]:
+            ratio = times["coalesced_over_single"]
+            yield f"A lone {caller}'s p50 ({model}): {ratio['median'] - 1:+.1%} (spread {ratio['spread']:.1%})."
+    yield conditions(result, "coalescing")
+
+
+def stress() -> Iterator[str]:
+    """Overload, fairness, swaps, drains, soak: a line each."""
+    if result := read("overload"):
+        factors = list(next(iter(result["servers"].values()))["goodput_of_capacity"])
+        rows = [
+            [name, *(f"{one['goodput_of_capacity'][factor]['median']:.2f}" for factor in factors)]
+            for name, one in result["servers"].items()
+        ]
+        yield (
+            f"**Overload.** Answers within {result['deadline_seconds'] * 1e3:.0f} ms as a share of what the server"
+            f" answers when saturated; requests of {result['images_per_request']} images, Poisson arrivals at a multiple"
+            " of that."
+        )
+        yield table(["offered", *(f"{factor}×" for factor in factors)], rows)
+        yield conditions(result, "overload")
+    if result := read("fairness"):
+        alone, flooded, ratio = result["alone"], result["flooded"], result["p99_ratio"]
+        yield (
+            f"**Fairness.** {result['what']}: p99 {alone['p99_seconds']['median'] * 1e3:.1f} ms alone,"
+            f" {flooded['p99_seconds']['median'] * 1e3:.1f} ms flooded, **{ratio['median']:.1f} times** (spread"
+            f" {ratio['spread']:.0%}). {conditions(result, 'fairness')}"
+        )
+    if result := read("swap"):
+        ratio = result["p99_ratio"]
+        yield (
+            f"**Swaps.** p99 while versions of {result['model']['version_bytes'] / 1e6:.0f} MB load and unload over p99"
+            f" without, at {result['requests_per_second']:.0f} requests/s: **{ratio['median']:.2f}** (spread"
+            f" {ratio['spread']:.0%}). {conditions(result, 'swap')}"
+        )
+    if result := read("drain"):
+        runs = [one for one in result.values() if isinstance(one, dict) and "runs_without_loss" in one]
+        yield (
+            f"**Drains under load.** {sum(one['runs_without_loss'] for one in runs)} of"
+            f" {sum(one['runs'] for one in runs)} without a lost call"
+            f" ({sum(one['calls_answered'] for one in runs):,} answered). {conditions(result, 'drain')}"
+        )
+    if result := read("soak"):
+        yield (
+            f"**Soak.** {result['minutes']:.1f} minutes with {result['swaps']} swaps and {result['workers_killed']}"
+            f" workers killed: {result['outcomes']['answered']:,} calls answered, {sum(result['lost'].values())} lost, memory"
+            f" {result['memory_growth']:+.1%} from the second to the last quarter. {conditions(result, 'soak')}"
+        )
+
+
+def process() -> Iterator[str]:
+    """Time to ready and resident memory."""
+    rows = []
+    for model in ("light", "mnist"):
+        result = read(f"throughput-{model}")
+        for name, server in result["servers"].items() if result else []:
+            one = {key: value["median"] for key, value in server["process"].items()}
+            cells = [f"{one['seconds_to_ready']:.2f} s", f"{one['idle_mb']:.0f} MB", f"{one['after_mb']:.0f} MB"]
+            rows.append([f"{name}, {model}", *cells])
+    if rows:
+        yield table(["", "exec to ready", "memory, idle", "memory, after load"], rows)
+        yield "One core, the model alone in the repository, in the runs of the first table."
+
+
+def gaps() -> Iterator[str]:
+    """What has no figure here."""
+    missing = []
+    if not list(RESULTS.glob("*cuda*.json")):
+        missing.append(
+            "a GPU: no figure on this page is of one; `make test-gpu` and `benchmarks.tuning --device cuda` run there"
+        )
+    missing += ["more than two cores: how throughput grows with `--workers`", "a network: all traffic is loopback"]
+    yield "\n".join(f"- {one}" for one in missing)
+
+
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "throughput": throughput,
+    "peers": peers,
+    "coalescing": coalescing,
+    "stress": stress,
+    "process": process,
+    "gaps": gaps,
+}
+
+
+def write(text: str) -> str:
+    """The page with its tables made anew."""
+    for name, make in TABLES.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        if not block.search(text):
+            raise ValueError(f"{PAGE} has no place for {name!r}")
+        content = "\n\n".join(make()) or "Not measured yet."
+        text = block.sub(lambda found, content=content: found[1] + content + "\n" + found[2], text)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(write(PAGE.read_text()))
