@@ -29,7 +29,8 @@ def conditions(result: Result, name: str) -> str:
     where = result["conditions"]
     return (
         f"{where['date']}, {where['cpu'].strip()}, {where['cores']} cores, load average"
-        f" {where['load_average_before']:.1f} at the start, Python {where['python']}, grpcio {where['grpcio']}, onnxruntime {where['onnxruntime']}, commit"
+        f" {where['load_average_before']:.1f} at the start, Python {where['python']},"
+        f" grpcio {where['grpcio']}, onnxruntime {where['onnxruntime']}, commit"
         f" {where['commit']} ([result](../benchmarks/results/{name}.json))."
     )
 
@@ -141,8 +142,8 @@ def stress() -> Iterator[str]:
         ]
         yield (
             f"**Overload.** Answers within {result['deadline_seconds'] * 1e3:.0f} ms as a share of what the server"
-            f" answers when saturated; requests of {result['images_per_request']} images, Poisson arrivals at a multiple"
-            " of that."
+            f" answers when saturated; requests of {result['images_per_request']} images, Poisson arrivals at a"
+            " multiple of that."
         )
         yield table(["offered", *(f"{factor}×" for factor in factors)], rows)
         yield conditions(result, "overload")
@@ -170,8 +171,8 @@ def stress() -> Iterator[str]:
     if result := read("soak"):
         yield (
             f"**Soak.** {result['minutes']:.1f} minutes with {result['swaps']} swaps and {result['workers_killed']}"
-            f" workers killed: {result['outcomes']['answered']:,} calls answered, {sum(result['lost'].values())} lost, memory"
-            f" {result['memory_growth']:+.1%} from the second to the last quarter. {conditions(result, 'soak')}"
+            f" workers killed: {result['outcomes']['answered']:,} calls answered, {sum(result['lost'].values())} lost,"
+            f" memory {result['memory_growth']:+.1%} from the second to the last quarter. {conditions(result, 'soak')}"
         )
 
 
