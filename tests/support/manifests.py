@@ -51,12 +51,12 @@ class Rendered:
     @functools.cache  # noqa: B019  # as long-lived as the session
     def __call__(self, directory: str, *components: str) -> Manifest:
         """What `kubectl kustomize` makes of a directory below deploy/, with components added to it."""
-        path = ROOT / "deploy" / directory
-        if components:
-            path = self._combine(path, components)
         command = _kustomize()
         if command is None:
             pytest.skip(f"NOT CHECKED: {directory} was not rendered; needs kubectl 1.27 or newer, or kustomize 5")
+        path = ROOT / "deploy" / directory
+        if components:
+            path = self._combine(path, components)
         ended = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False, timeout=60)
         assert ended.returncode == 0, ended.stderr
         return [document for document in yaml.safe_load_all(ended.stdout) if document]
