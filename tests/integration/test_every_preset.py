@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convserve import manifest, proving
+from convserve import Client, manifest, proving
 from convserve.runtimes.onnx import OnnxRuntime
 from convtrain import feature_maps, train, variants
 from convtrain.datasets import Dataset, Split
@@ -18,6 +18,7 @@ from convtrain.layout import lay_out
 from convtrain.pipeline import Pipeline
 from convtrain.presets import PRESETS
 from convtrain.runs import Data, Run, RunRecord
+from support.server import serving
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
 
@@ -102,7 +103,16 @@ def test_a_run_with_variants_and_report_is_published_and_every_variant_is_proved
     for variant in ("fp32", "int8", "optimized"):
         runtime = OnnxRuntime(directory, content, variant=variant)
         proving.prove(directory, content, runtime, [1, 3, 64])
+        if variant == "int8":
+            expected = runtime.run(pipeline.data.test.images).probabilities
         runtime.close()
+    # The server runs the variant that its settings name, and says so.
+    config = tmp_path / "settings.toml"
+    config.write_text('[models.cifar10]\nvariant = "int8"\n')
+    with serving(tmp_path / "models", tmp_path, "--config", str(config)) as server, Client(server.target) as client:
+        answers = client.classify_batch(pipeline.data.test.images, model="cifar10", explain=True)
+    assert {answer.batch.variant for answer in answers if answer.batch is not None} == {"int8"}
+    np.testing.assert_allclose([answer.probability for answer in answers], expected.max(axis=1), atol=1e-6)
 
 
 def test_what_the_first_layers_see_is_what_they_compute(start: Start) -> None:
