@@ -20,7 +20,7 @@ from convtrain.presets import PRESETS
 from convtrain.runs import Data, Run, RunRecord
 from support.server import serving
 
-pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 DATA = Path(__file__).parents[1] / "data"
 
