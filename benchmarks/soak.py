@@ -56,6 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="length (default: 10)")
     parser.add_argument("--callers", type=int, default=8, help="threads that call (default: 8)")
+    parser.add_argument(
+        "--without-kills", action="store_true", help="let the workers live, so that growth of their memory is seen"
+    )
     args = parser.parse_args()
     before = common.conditions()
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +104,7 @@ def main() -> None:
                     next_version(repository / "mnist", number)
                     swaps += 1
                     due["swap"] += SWAP_SECONDS
-                if elapsed >= due["kill"]:
+                if elapsed >= due["kill"] and not args.without_kills:
                     os.kill(random.choice(children(process.pid)), signal.SIGKILL)
                     kills += 1
                     due["kill"] += KILL_SECONDS
@@ -143,7 +146,7 @@ def main() -> None:
         "samples": samples,
     }
     print({key: value for key, value in result.items() if key not in ("samples", "conditions")})
-    print(common.write_result("soak", result).relative_to(common.ROOT))
+    print(common.write_result("soak-without-kills" if args.without_kills else "soak", result).relative_to(common.ROOT))
 
 
 def _resident_mb(pid: int) -> float:

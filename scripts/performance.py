@@ -168,12 +168,20 @@ def stress() -> Iterator[str]:
             f" {sum(one['runs'] for one in runs)} without a lost call"
             f" ({sum(one['calls_answered'] for one in runs):,} answered). {conditions(result, 'drain')}"
         )
-    if result := read("soak"):
-        yield (
-            f"**Soak.** {result['minutes']:.1f} minutes with {result['swaps']} swaps and {result['workers_killed']}"
-            f" workers killed: {result['outcomes']['answered']:,} calls answered, {sum(result['lost'].values())} lost,"
-            f" memory {result['memory_growth']:+.1%} from the second to the last quarter. {conditions(result, 'soak')}"
-        )
+    for name in ("soak", "soak-without-kills"):
+        if result := read(name):
+            yield (
+                f"**Soak.** {result['minutes']:.1f} minutes with {result['swaps']} swaps and {result['workers_killed']}"
+                f" workers killed: {result['outcomes']['answered']:,} calls answered, {sum(result['lost'].values())} lost,"
+                f" memory {result['memory_growth']:+.1%} from the second to the last quarter, {_descriptors(result)}."
+                f" {conditions(result, name)}"
+            )
+
+
+def _descriptors(result: Result) -> str:
+    """How many file descriptors the workers held, early and late."""
+    held = [sample["worker_fds"] for sample in result["samples"]]
+    return f"{held[len(held) // 4]} file descriptors a quarter of the way through and {held[-1]} at the end"
 
 
 def process() -> Iterator[str]:
