@@ -172,9 +172,9 @@ def stress() -> Iterator[str]:
         if result := read(name):
             yield (
                 f"**Soak.** {result['minutes']:.1f} minutes with {result['swaps']} swaps and {result['workers_killed']}"
-                f" workers killed: {result['outcomes']['answered']:,} calls answered, {sum(result['lost'].values())} lost,"
-                f" memory {result['memory_growth']:+.1%} from the second to the last quarter, {_descriptors(result)}."
-                f" {conditions(result, name)}"
+                f" workers killed: {result['outcomes']['answered']:,} calls answered,"
+                f" {sum(result['lost'].values())} lost, memory {result['memory_growth']:+.1%} from the second to the last quarter,"
+                f" {_descriptors(result)}. {conditions(result, name)}"
             )
 
 
