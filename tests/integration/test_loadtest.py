@@ -65,7 +65,7 @@ def test_every_request_is_answered_and_right(server: ServerProcess, dialect: str
     assert run["answers"]["wrong"] == 0
     assert real_failures(found) == []
     assert found["conditions"]["answers_that_differ_from_the_next"] > 0.9
-    assert (run["server_seconds"] != {}) == (dialect == "native")
+    assert {"queue", "run"} <= set(run["server_seconds"])
 
 
 @pytest.mark.parametrize("scenario", ["single-stream", "multi-stream", "closed", "ramp", "spike"])

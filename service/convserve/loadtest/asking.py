@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from convserve.errors import ConfigError, ConvserveError, NotFoundError, UnavailableError
-from convserve.loadtest.dialects import Dialect, Wanted
+from convserve.loadtest.dialects import UNREADABLE, Dialect, Wanted
 from convserve.loadtest.link import Target
 from convserve.loadtest.samples import ModelFacts, Sample
 from convserve.loadtest.workload import TOLERANCE, Expected
@@ -107,7 +107,7 @@ class Asker:
             try:
                 reply = self.call(dialect.path, dialect.request([sample], _TOP_K))
                 found.append(_expected(dialect.ranking(reply), dialect.answer(reply).version))
-            except (ValueError, IndexError) as error:
+            except UNREADABLE as error:
                 raise ConvserveError(f"the server's reply cannot be read: {error}") from error
             progress(number)
         return found

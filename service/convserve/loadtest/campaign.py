@@ -259,7 +259,7 @@ class Campaign:
             "model": options.wanted.model,
             "model_versions": sorted({one.version for one in self._expected}) or [options.wanted.version or "default"],
             "dialect": options.wanted.dialect,
-            "explained": options.wanted.explain and options.wanted.dialect == "native",
+            "explained": options.wanted.explain,
             "data": options.data,
             "form": options.form,
             "samples": options.sample_count,

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
 from convserve.errors import ConfigError
 from convserve.loadtest.samples import Sample
+
+if TYPE_CHECKING:
+    from convserve.open_inference.v2.infer_pb2 import ModelInferResponse
+
+
+UNREADABLE = (DecodeError, ValueError, LookupError, TypeError)
+"""What reading a reply raises that is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ class Dialect(Protocol):
         """A request for one or more samples; `top_k` where the dialect can limit what comes back."""
 
     def answer(self, message: bytes) -> Answer:
-        """Read a reply. Raises ValueError when it is none."""
+        """Read a reply. Raises one of `UNREADABLE` when it is none."""
 
     def ranking(self, message: bytes) -> Sequence[tuple[int, float]]:
         """Classes and probabilities of a reply's first row, as many as it holds."""
@@ -59,7 +68,7 @@ class Wanted:
     version: str = ""
     """Number or alias; empty: the server's choice."""
     explain: bool = True
-    """Whether replies tell how their batches ran; the native dialect alone can."""
+    """Whether replies should tell how their batches ran; other servers of the Open Inference Protocol do not."""
 
 
 class Native:
@@ -122,6 +131,8 @@ class OpenInference:
         """A request for one or more samples, all of one form."""
         message = self._pb.ModelInferRequest(model_name=self._wanted.model, model_version=self._wanted.version)
         message.outputs.add(name="probabilities")
+        if self._wanted.explain:
+            message.parameters["explain"].bool_param = True
         first = samples[0].content
         if isinstance(first, bytes):
             message.inputs.add(name="image", datatype="BYTES", shape=[len(samples)])
@@ -135,21 +146,29 @@ class OpenInference:
 
     def answer(self, message: bytes) -> Answer:
         """Read a reply."""
-        rows, version = self._rows(message)
+        reply = self._pb.ModelInferResponse.FromString(message)
+        rows = self._rows(reply)
         best = rows.argmax(axis=1)
-        return Answer(best.tolist(), rows[np.arange(len(rows)), best].tolist(), version)
+        queue = wait = run = -1.0
+        batch_rows = 0
+        if "batches" in reply.parameters:
+            for batch in json.loads(reply.parameters["batches"].string_param):
+                queue, wait = max(queue, batch["queue_seconds"]), max(wait, batch["batch_wait_seconds"])
+                run, batch_rows = max(run, batch["run_seconds"]), max(batch_rows, batch["rows"])
+        probabilities = rows[np.arange(len(rows)), best].tolist()
+        return Answer(best.tolist(), probabilities, reply.model_version, queue, wait, run, batch_rows)
 
     def ranking(self, message: bytes) -> Sequence[tuple[int, float]]:
         """Classes and probabilities of the first row."""
-        return list(enumerate(self._rows(message)[0][0].tolist()))
+        return list(enumerate(self._rows(self._pb.ModelInferResponse.FromString(message))[0].tolist()))
 
-    def _rows(self, message: bytes) -> tuple[npt.NDArray[np.float32], str]:
-        """Probabilities, float32 [rows, classes], and the version."""
-        reply = self._pb.ModelInferResponse.FromString(message)
+    @staticmethod
+    def _rows(reply: ModelInferResponse) -> npt.NDArray[np.float32]:
+        """Probabilities, float32 [rows, classes]."""
         if len(reply.outputs) != 1 or not reply.raw_output_contents:
             raise ValueError(f"{len(reply.outputs)} outputs came; probabilities were asked for, raw")
         rows = np.frombuffer(reply.raw_output_contents[0], np.float32)
-        return rows.reshape(tuple(reply.outputs[0].shape)), reply.model_version
+        return rows.reshape(tuple(reply.outputs[0].shape))
 
 
 def _joined(samples: Sequence[Sample]) -> bytes:

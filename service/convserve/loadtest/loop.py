@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from convserve.clock import Clock
-from convserve.loadtest.dialects import Dialect
+from convserve.loadtest.dialects import UNREADABLE, Dialect
 from convserve.loadtest.http2 import Reply
 from convserve.loadtest.link import Link
 from convserve.loadtest.pacing import Pacing
@@ -210,7 +210,7 @@ class Loop:
                 continue
             try:
                 answer = self._dialect.answer(reply.message)
-            except (ValueError, IndexError, TypeError) as error:  # protobuf's DecodeError is a ValueError
+            except UNREADABLE as error:
                 detail = f"the reply cannot be read: {error}"
                 self._note(call.intended, call.sent, now, INTERNAL, call.prepared, detail)
                 pacing.ended(now)

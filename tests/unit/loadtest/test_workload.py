@@ -9,7 +9,7 @@ import pytest
 
 from convserve.errors import ConfigError
 from convserve.loadtest import workload
-from convserve.loadtest.dialects import Answer, Dialect, Native, OpenInference, Wanted
+from convserve.loadtest.dialects import UNREADABLE, Answer, Dialect, Native, OpenInference, Wanted
 from convserve.loadtest.samples import Sample
 from convserve.loadtest.workload import Check, Expected, Mix, Prepared
 from convserve.open_inference.v2 import infer_pb2
@@ -106,6 +106,10 @@ def test_the_open_protocol_is_spoken() -> None:
     answer = dialect.answer(reply.SerializeToString())
     assert (answer.classes, answer.version) == ([1, 0], "7")
     assert answer.probabilities == pytest.approx([0.9, 0.7])
+    with pytest.raises(UNREADABLE):
+        dialect.answer(b"no message")
+    with pytest.raises(UNREADABLE):
+        Native(Wanted("native", "m")).answer(b"no message")
     with pytest.raises(ValueError, match="0 outputs"):
         dialect.answer(infer_pb2.ModelInferResponse().SerializeToString())
 
