@@ -173,7 +173,8 @@ def stress() -> Iterator[str]:
             yield (
                 f"**Soak.** {result['minutes']:.1f} minutes with {result['swaps']} swaps and {result['workers_killed']}"
                 f" workers killed: {result['outcomes']['answered']:,} calls answered,"
-                f" {sum(result['lost'].values())} lost, memory {result['memory_growth']:+.1%} from the second to the last quarter,"
+                f" {sum(result['lost'].values())} lost, memory {result['memory_growth']:+.1%} from the second to the"
+                " last quarter,"
                 f" {_descriptors(result)}. {conditions(result, name)}"
             )
 
