@@ -24,6 +24,8 @@ from support.waiting import until
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "0"))
 
+pytestmark = pytest.mark.timeout(300)  # servers start under load
+
 
 def each_way(test: Callable[..., None]) -> Any:
     return pytest.mark.parametrize("way", WAYS if ROUNDS else WAYS[:2])(
