@@ -1,7 +1,8 @@
-"""A model as cheap as `mnist-simple`, without training: the same layers, 225,034 weights by chance.
+"""Models as cheap as two presets, without training: the same layers, with weights by chance.
 
-It costs about 50 µs an image on one core, so that the calls weigh more than the model. What it answers means nothing,
-and is the same each time.
+`light` is like `mnist-simple` (225,034 parameters): about 50 µs an image on one core, so that the calls weigh more than the
+model. `heavy` is like `mnist-deep` (1,199,882 parameters): about 250 µs. What they answer means nothing, and is the same
+each time.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from convserve import manifest as manifests
 
 SHAPE = (28, 28, 1)
 NAME = "light"
+HEAVY = "heavy"
 
 
-def write_version(repository: Path) -> Path:
-    """Publish it as version 1 of the model `light`. Returns the version's directory."""
-    directory = repository / NAME / "1"
+def write_version(repository: Path, name: str = NAME) -> Path:
+    """Publish one of the two as version 1. Returns the version's directory."""
+    directory = repository / name / "1"
     directory.mkdir(parents=True)
-    model = _model()
+    model = _model(deep=name == HEAVY)
     (directory / manifests.ONNX_FILE).write_bytes(model)
     images = np.random.default_rng(1).integers(0, 256, (16, *SHAPE), dtype=np.uint8)
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -35,7 +37,7 @@ def write_version(repository: Path) -> Path:
     bundled, _ = manifests.read(common.ROOT / "models/mnist/1")  # of the same input and labels
     manifest = msgspec.structs.replace(
         bundled,
-        model=NAME,
+        model=name,
         version=1,
         golden=manifests.Golden(count=len(images), tolerances={"cpu": 1e-4}),
         files=manifests.digest_files(directory),
@@ -44,15 +46,15 @@ def write_version(repository: Path) -> Path:
     return directory
 
 
-def _model() -> bytes:
+def _model(*, deep: bool) -> bytes:
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["float", "scale"], ["scaled"]),
         helper.make_node("Reshape", ["scaled", "one_channel"], ["pixels"]),
         helper.make_node("Conv", ["pixels", "w1", "b1"], ["c1"], kernel_shape=[3, 3]),
         helper.make_node("Relu", ["c1"], ["r1"]),
-        helper.make_node("MaxPool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Conv", ["p1", "w2", "b2"], ["c2"], kernel_shape=[3, 3]),
+        *([] if deep else [helper.make_node("MaxPool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2])]),
+        helper.make_node("Conv", ["r1" if deep else "p1", "w2", "b2"], ["c2"], kernel_shape=[3, 3]),
         helper.make_node("Relu", ["c2"], ["r2"]),
         helper.make_node("MaxPool", ["r2"], ["p2"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Flatten", ["p2"], ["flat"]),
@@ -71,7 +73,7 @@ def _model() -> bytes:
         numpy_helper.from_array(np.float32(1 / 255), "scale"),
         numpy_helper.from_array(np.array([-1, 1, *SHAPE[:2]], np.int64), "one_channel"),
         *[weights("w1", 32, 1, 3, 3), weights("b1", 32), weights("w2", 64, 32, 3, 3), weights("b2", 64)],
-        *[weights("w3", 1600, 128), weights("b3", 128), weights("w4", 128, 10), weights("b4", 10)],
+        *[weights("w3", 9216 if deep else 1600, 128), weights("b3", 128), weights("w4", 128, 10), weights("b4", 10)],
     ]
     graph = helper.make_graph(
         nodes,

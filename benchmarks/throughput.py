@@ -1,8 +1,8 @@
 """Requests per second and latency on one core: this server, a bare grpcio server, and raw onnxruntime as the limit.
 
 Server and load generator are pinned to a core each. Within one run everything alternates, several times; the ratios to
-raw onnxruntime of the same repetition are what can be compared between machines. `light` is as cheap as the preset
-`mnist-simple`, `mnist` is the bundled model.
+raw onnxruntime of the same repetition are what can be compared between machines. `light` has the layers of the
+preset `mnist-simple`, `heavy` those of `mnist-deep`.
 
     python -m benchmarks.throughput --repetitions 3
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +42,7 @@ POINTS = {
     "batch 32, 4 in flight": (32, Load(4, 1, 600)),
     "batch 256, 2 in flight": (256, Load(2, 1, 60)),
 }
+MODELS = (light.NAME, light.HEAVY)
 Row: TypeAlias = dict[str, float]
 RAW_SIZES = (1, 8, 32, 64, 256)
 
@@ -186,7 +186,7 @@ def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--models", nargs="+", choices=("light", "mnist"), default=["light", "mnist"], help="which")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="which")
     parser.add_argument("--raw", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.raw:
@@ -196,10 +196,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model in args.models:
             repository = Path(folder, model)
-            if model == "light":
-                light.write_version(repository)
-            else:
-                shutil.copytree(common.ROOT / "models" / model, repository / model)
+            light.write_version(repository, model)
             print(compare(model, repository, args.repetitions).relative_to(common.ROOT))
 
 

@@ -43,7 +43,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def throughput() -> Iterator[str]:
     """One table for each model."""
-    for model in ("light", "mnist"):
+    for model in ("light", "heavy"):
         result = read(f"throughput-{model}")
         if result is None:
             continue
@@ -188,7 +188,7 @@ def _descriptors(result: Result) -> str:
 def process() -> Iterator[str]:
     """Time to ready and resident memory."""
     rows = []
-    for model in ("light", "mnist"):
+    for model in ("light", "heavy"):
         result = read(f"throughput-{model}")
         for name, server in result["servers"].items() if result else []:
             one = {key: value["median"] for key, value in server["process"].items()}
