@@ -1,8 +1,8 @@
 """Models as cheap as two presets, without training: the same layers, with weights by chance.
 
-`light` is like `mnist-simple` (225,034 parameters): about 50 µs an image on one core, so that the calls weigh more than the
-model. `heavy` is like `mnist-deep` (1,199,882 parameters): about 250 µs. What they answer means nothing, and is the same
-each time.
+`light` is like `mnist-simple` (225,034 parameters): about 50 µs an image on one core, so that the calls weigh more than
+the model. `heavy` is like `mnist-deep` (1,199,882 parameters): about 250 µs. What they answer means nothing, and is the
+same each time.
 """
 
 from __future__ import annotations
