@@ -238,7 +238,7 @@ def main() -> None:
         versions.write_version(repository, "stripes")
         light.write_version(repository)
         shutil.copytree(common.ROOT / "models/mnist", repository / "mnist")
-        raw = {model: throughput.raw(repository / model / "1") for model in MODELS}
+        raw = {model: throughput.raw(common.newest(repository / model)) for model in MODELS}
         serve = [sys.executable, "-m", "convserve", "serve", "--model-repository", folder]
         peer = common.Peer("convserve", [*serve, "--port", "0", "--http-port", "0", "--log-level", "error"])
         with common.running(peer) as server:

@@ -179,6 +179,11 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     return path
 
 
+def newest(model: Path) -> Path:
+    """The directory of a model's highest version."""
+    return max((entry for entry in model.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
+
+
 def need(program: str, package: str) -> None:
     """End with a sentence when a program is missing."""
     if shutil.which(program) is None:

@@ -34,7 +34,7 @@ def write_version(repository: Path, name: str = NAME) -> Path:
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     logits, probabilities = session.run(["logits", "probabilities"], {"image": images})
     np.savez(directory / manifests.GOLDEN_FILE, image=images, logits=logits, probabilities=probabilities)
-    bundled, _ = manifests.read(common.ROOT / "models/mnist/1")  # of the same input and labels
+    bundled, _ = manifests.read(common.newest(common.ROOT / "models/mnist"))  # of the same input and labels
     manifest = msgspec.structs.replace(
         bundled,
         model=name,
