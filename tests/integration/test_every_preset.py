@@ -27,14 +27,17 @@ DATA = Path(__file__).parents[1] / "data"
 
 @functools.cache
 def sample(name: str) -> Data:
-    """Real images: 128 to train on, 64 to choose by, 100 to test."""
-    with np.load(DATA / f"{name}-sample.npz") as arrays:
-        train_split = Split(arrays["train_images"], arrays["train_labels"])
+    """Real images: 128 to train on, 64 to choose by, 100 to test. CIFAR-10's, enlarged, stand for a folder's."""
+    folder = name == "folder"
+    with np.load(DATA / f"{'cifar10' if folder else name}-sample.npz") as arrays:
+        larger = 2 if folder else 1
+        images = {split: arrays[f"{split}_images"].repeat(larger, 1).repeat(larger, 2) for split in ("train", "test")}
+        train_split = Split(images["train"], arrays["train_labels"])
         dataset = Dataset(
             name=name,
             labels=tuple(str(label) for label in arrays["label_names"]),
             train=train_split,
-            test=Split(arrays["test_images"][:100], arrays["test_labels"][:100]),
+            test=Split(images["test"][:100], arrays["test_labels"][:100]),
         )
     return Data(dataset, train_split.take(np.arange(128)), train_split.take(np.arange(128, 192)))
 

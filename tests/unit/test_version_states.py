@@ -119,6 +119,7 @@ class Versions(RuleBasedStateMachine):
         self.failed.pop(number, None)
         self.held.add(number)
         self.pinned.discard(number)
+        self.settle()
 
     @rule(alias=st.sampled_from(["stable", "canary"]), number=st.integers(0, 4))
     @precondition(lambda self: self.ever_available)

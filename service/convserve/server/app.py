@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 import convserve
 from convserve import memory
+from convserve.clock import monotonic
 from convserve.config import LOOPBACK, Settings, TlsSettings
 from convserve.engine import Engine
 from convserve.errors import ArtifactError, ConfigError
@@ -49,6 +51,7 @@ from convserve.tensorflow_serving.v1 import model_pb2 as tensorflow_model_pb2
 from convserve.tensorflow_serving.v1 import prediction_pb2
 from convserve.v1 import classification_pb2, model_pb2
 
+_IDLE_SECONDS = 1.0
 _QUIET_SECONDS = 0.1
 _AT_MOST_REFUSING_SECONDS = 2.0
 _ADMIN_THREADS = 4
@@ -184,8 +187,7 @@ class Server:
         if self._grpc:
             self._guard.drain(_QUIET_SECONDS, _AT_MOST_REFUSING_SECONDS)
             under_way = self._guard.active
-            for stopped in [server.stop(self._settings.drain.timeout) for server in self._grpc]:
-                stopped.wait(self._settings.drain.timeout)
+            self._close_ports()
             cut = self._guard.active
             log.info("drained", requests_under_way=under_way, requests_cut=cut)
         self.manager.close()
@@ -204,6 +206,23 @@ class Server:
         log.info("access", encryption=encryption, **groups, admin_methods=self._settings.admin_methods)
         if encryption == "none" and not self._access.open and self._settings.host not in LOOPBACK:
             log.warning("tokens travel unencrypted, unless something else encrypts the way; see tls.cert_file")
+
+    def _close_ports(self) -> None:
+        """Stop the gRPC servers; calls under way get `drain.timeout`.
+
+        Once no call of ours is under way, what keeps a connection open are streams that nobody answers any more, such
+        as a health watch that came in the moment of the shutdown: gRPC waits for those as for any call; they are cut.
+        """
+        give_up = monotonic() + self._settings.drain.timeout
+        stopped = [server.stop(self._settings.drain.timeout) for server in self._grpc]
+        last_active = monotonic()
+        while not all(event.wait(_QUIET_SECONDS / 10) for event in stopped) and monotonic() < give_up:
+            if self._guard.active:
+                last_active = monotonic()
+            elif monotonic() > last_active + _IDLE_SECONDS:
+                for server in self._grpc:
+                    server.stop(0)
+                last_active = math.inf
 
     def share_of_totals(self) -> bytes:
         """Where the time of this process's requests went."""
