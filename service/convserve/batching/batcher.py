@@ -27,7 +27,7 @@ from convserve.batching.times import BatchTimes
 from convserve.clock import Clock, monotonic
 from convserve.errors import CancelledError, ConvserveError, DeadlineError, InternalError, UnavailableError
 
-_WAY_BACK = 0.02
+_WAY_BACK = 0.05
 """Share of the time left that is kept for the answer's way to the caller, whose clock has run longer than ours."""
 
 

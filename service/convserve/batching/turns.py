@@ -6,9 +6,10 @@ saves two changes of thread for each batch. While it computes it hears nobody, s
 
 from __future__ import annotations
 
-from collections import deque
+from weakref import WeakKeyDictionary
 
 from convserve.batching.batcher import Batcher
+from convserve.clock import Clock, monotonic
 
 SHORT_SECONDS = 0.002
 """How long one turn may compute. Measured on a CPU, a row of a small network costs the same in a batch of this length
@@ -16,23 +17,35 @@ as in one ten times as long; and whoever calls another model waits for one turn,
 
 
 class Turns:
-    """Batchers with rows that wait for one thread, in turn. Not thread-safe: it belongs to that thread."""
+    """Batchers with rows that wait for one thread. Not thread-safe: it belongs to that thread.
 
-    def __init__(self) -> None:
+    The next turn is for whoever has computed least, as Linux shares a processor: a model that is asked now and then runs
+    at once, and one that is flooded gets what the others leave. A batcher that comes back after a pause has saved
+    nothing up: it starts where the one that ran last started.
+    """
+
+    def __init__(self, clock: Clock = monotonic) -> None:
         """Have nothing to do."""
-        self._line: deque[Batcher] = deque()
+        self._clock = clock
+        self._waiting: set[Batcher] = set()
+        self._used: WeakKeyDictionary[Batcher, float] = WeakKeyDictionary()
+        self._start = 0.0
 
     def __bool__(self) -> bool:
         """Whether rows wait."""
-        return bool(self._line)
+        return bool(self._waiting)
 
     def add(self, batcher: Batcher) -> None:
         """Note that rows were submitted to a batcher, without waking its own threads."""
-        if batcher not in self._line:
-            self._line.append(batcher)
+        if batcher not in self._waiting:
+            self._waiting.add(batcher)
+            self._used[batcher] = max(self._used.get(batcher, 0.0), self._start)
 
     def run_one(self) -> None:
         """Run one batch of the batcher whose turn it is."""
-        batcher = self._line.popleft()
-        if batcher.run_one(SHORT_SECONDS):
-            self._line.append(batcher)
+        batcher = min(self._waiting, key=self._used.__getitem__)
+        self._start = self._used[batcher]
+        began = self._clock()
+        if not batcher.run_one(SHORT_SECONDS):
+            self._waiting.discard(batcher)
+        self._used[batcher] = self._start + self._clock() - began
