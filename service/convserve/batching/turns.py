@@ -19,8 +19,8 @@ as in one ten times as long; and whoever calls another model waits for one turn,
 class Turns:
     """Batchers with rows that wait for one thread. Not thread-safe: it belongs to that thread.
 
-    The next turn is for whoever has computed least, as Linux shares a processor: a model that is asked now and then runs
-    at once, and one that is flooded gets what the others leave. A batcher that comes back after a pause has saved
+    The next turn is for whoever has computed least, as Linux shares a processor: a model that is asked now and then
+    runs at once, and one that is flooded gets what the others leave. A batcher that comes back after a pause has saved
     nothing up: it starts where the one that ran last started.
     """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convserve import config, host
+from convserve import config, host, memory
 from convserve.config import Settings
 from convserve.errors import ConvserveError
 from convserve.host import CpuPlan
@@ -33,6 +33,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
     except ConvserveError as error:
         print(f"convserve serve: {error}", file=sys.stderr)  # noqa: T201  # logging is not set up yet
         return 2
+    memory.limit_arenas()
     logs.configure(settings.log_level, settings.log_format)
     signals = _Signals()
     plan = host.plan(host.inspect(), settings.workers, settings.intra_op_threads)

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from convserve import errors
+from convserve import errors, memory
 from convserve.config import Settings
 from convserve.errors import ConvserveError
 from convserve.server import logs, shared_totals
@@ -29,6 +29,7 @@ def main(commands_fd: int, requests_fd: int) -> int:
     """Serve until the supervisor says stop. Returns the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the supervisor decides
         signal.signal(number, signal.SIG_IGN)
+    memory.limit_arenas()
     commands, requests = Connection(commands_fd), Connection(requests_fd)
     settings: Settings
     index, settings, plan, port, admin_port = commands.recv()
