@@ -12,8 +12,8 @@ _ARENAS = 2
 def limit_arenas() -> None:
     """Let all threads share two heaps. For the start of a process, before it has threads.
 
-    glibc gives nearly every thread a heap of its own, and each keeps what the largest version that was ever loaded there
-    took: with versions coming and going, a process grew from 120 to 230 MB.
+    glibc gives nearly every thread a heap of its own, and each keeps what the largest version that was ever loaded
+    there took: with versions coming and going, a process grew from 120 to 230 MB.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
