@@ -97,6 +97,9 @@ class _Wrong:
             probabilities = probabilities[:-1]
         return Outputs(logits, probabilities)
 
+    def trim(self) -> None:
+        pass
+
     def close(self) -> None:
         self._inner.close()
 
