@@ -13,7 +13,7 @@ serve: .venv/server ## Start the server on the bundled models (pass flags with A
 	$(BIN)/convserve serve $(ARGS)
 
 test: .venv/dev ## Set up and run all tests (pass pytest flags with ARGS="-k batching")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: .venv/dev ## Check style, types, import directions and protos
 	$(BIN)/ruff check .
