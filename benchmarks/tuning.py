@@ -68,6 +68,7 @@ def serve(choice: Choice, repository: Path, device: str) -> Peer:
     command = [sys.executable, "-m", "convserve", "serve", "--port", "0", "--http-port", "0", "--log-level", "error"]
     command += ["--model-repository", str(repository), "--model-device", device]
     command += ["--model-max-batch-size", str(choice.max_batch_size)]
+    command += ["--model-max-queue-rows", "1024"]  # or a small batch size would mean refusals, which h2load counts too
     command += ["--model-max-queue-delay", str(choice.max_queue_delay)]
     return Peer(choice.name, command)
 
