@@ -1,7 +1,7 @@
 """What a version is asked and what it answers, against what it was trained on: classes, confidence, and pixels.
 
-Requests only leave their arrays here; they are counted together, some hundred requests at a time and at every scrape,
-with a few NumPy calls for all of them.
+Requests only leave their answers here, and now and then a copy of a few images; they are counted together, some hundred
+requests at a time and at every scrape, with a few NumPy calls for all of them.
 
 The population stability index compares two histograms p (now) and q (training): the sum of (p - q) · ln(p / q). By
 common usage below 0.1 is stable, above 0.25 is a shift worth a look.

@@ -18,6 +18,7 @@ from convserve.server import lane
 from convserve.v1 import classification_pb2 as pb
 from support import versions
 from support.server import ServerProcess, serving
+from support.waiting import until
 
 METHOD = "/convserve.v1.ClassificationService/Classify"
 IMAGES = versions.random_images(3, seed=5)
@@ -196,6 +197,27 @@ def test_work_for_threads_is_bounded() -> None:
     held[0]()
     with_pool.beside(done.append, lane.BESIDE)
     assert done == [0]
+
+
+def test_a_batch_that_breaks_does_not_end_the_loop() -> None:
+    """Whatever goes wrong while one batch is handed out, the next one runs."""
+
+    class Broken:
+        runs = 0
+
+        def __bool__(self) -> bool:
+            return self.runs < 2
+
+        def run_one(self) -> None:
+            self.runs += 1
+            raise RuntimeError("broken")
+
+    broken = Broken()
+    fast = lane.FastLane(grpc.server(ThreadPoolExecutor(1)), [], None, None)  # type: ignore[arg-type]
+    fast.turns = broken  # type: ignore[assignment]
+    fast.start()
+    until(lambda: broken.runs == 2)
+    fast.close()
 
 
 def test_it_ends_while_calls_come(tmp_path: Path) -> None:

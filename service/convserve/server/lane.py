@@ -37,7 +37,7 @@ from convserve.errors import OverloadedError, UnsupportedError
 from convserve.server.rpc import Call, Guard, Unary
 from convserve.server.status import code_of, status_of
 
-TESTED_VERSIONS = ("1.81.", "1.85.")
+TESTED_VERSIONS = ("1.85.",)
 """Versions of grpcio, by how they begin, whose internals are known to be as described above."""
 
 LARGE_BYTES = 256 * 1024
@@ -149,7 +149,10 @@ class FastLane:
                 if not turns or monotonic() < compute_at:
                     continue
             if turns:
-                turns.run_one()
+                try:
+                    turns.run_one()
+                except Exception as error:  # nor may one batch's
+                    log.error("batch not handed out", exc_info=error)
                 compute_at = monotonic() + SHORT_SECONDS
         self._queue.shutdown()
         while self._queue.poll().completion_type != cygrpc.CompletionType.queue_shutdown:  # answers that were sent
