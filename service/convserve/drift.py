@@ -22,9 +22,9 @@ from convserve.manifest import InputStatistics
 CONFIDENCE_BOUNDS = tuple(step / 20 for step in range(1, 21))
 """Upper bounds of the confidence histogram's buckets."""
 
-_SETTLE_EVERY = 256
+_SETTLE_EVERY = 512
 """Requests that are counted together."""
-_SAMPLE_EVERY = 4
+_SAMPLE_EVERY = 8
 """The pixels of every so manieth request are looked at."""
 _SAMPLED_IMAGES = 16
 """Images of such a request, at most; copies of them wait, so that large requests do not stay in memory."""

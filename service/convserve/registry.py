@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from convserve.batching import Batcher, Outputs
 from convserve.drift import Drift
@@ -71,6 +72,8 @@ class LoadedVersion:
         self.compared = compared
         self.refused = refused
         self.statistics = statistics or Statistics()
+        self.derived: dict[type, Any] = {}
+        """What was worked out from the version and is worth keeping as long as it lives, by type."""
         self._users = 0
         self._lock = threading.Lock()  # a plain one: it is taken twice for each request
         self._unused = threading.Condition(self._lock)
@@ -114,9 +117,12 @@ class _Model:
     statuses: dict[int, VersionStatus] = field(default_factory=dict)
     loaded: dict[int, LoadedVersion] = field(default_factory=dict)
     routes: Routes = field(default_factory=Routes)
+    default: int = 0
+    """The version for requests that name none; 0: there is none."""
 
-    def default(self) -> int:
-        return default_version(self.routes, self.loaded, max(self.loaded, default=0))
+    def settle(self) -> None:
+        """Find the default again, after a change of what is loaded or of the routes."""
+        self.default = default_version(self.routes, self.loaded, max(self.loaded, default=0))
 
 
 class Registry:
@@ -150,7 +156,7 @@ class Registry:
         """The version that answers when none is named; 0 when there is none."""
         with self._lock:
             model = self._models.get(name)
-            return model.default() if model else 0
+            return model.default if model else 0
 
     def routes(self, name: str) -> Routes:
         """Aliases, split and shadow of a model."""
@@ -161,7 +167,9 @@ class Registry:
     def set_routes(self, name: str, routes: Routes) -> None:
         """Change where requests go, in one step."""
         with self._lock:
-            self._models.setdefault(name, _Model()).routes = routes
+            model = self._models.setdefault(name, _Model())
+            model.routes = routes
+            model.settle()
 
     def is_loaded(self, name: str, version: int) -> bool:
         """Whether the version answers requests now."""
@@ -188,6 +196,7 @@ class Registry:
             model = self._models.setdefault(name, _Model())
             previous = model.loaded.get(version)
             model.loaded[version] = loaded
+            model.settle()
             model.statuses[version] = replace(status, state=VersionState.AVAILABLE, reason="")
             return previous
 
@@ -197,6 +206,7 @@ class Registry:
             model = self._models.get(name)
             loaded = model.loaded.pop(version, None) if model else None
             if model and loaded:
+                model.settle()
                 model.statuses[version] = replace(model.statuses[version], state=VersionState.DRAINING)
             return loaded
 
@@ -225,7 +235,9 @@ class Registry:
                     raise NotFoundError(f"model {name!r} has no alias {alias!r}; its aliases are: {known}")
                 version = model.routes.aliases[alias]
             elif version is None:
-                version = split_version(model.routes, name, request_id, model.loaded) or model.default()
+                version = model.default
+                if model.routes.split:
+                    version = split_version(model.routes, name, request_id, model.loaded) or version
                 if not version:
                     raise _no_version(name, model)
             loaded = model.loaded.get(version)
@@ -237,10 +249,10 @@ class Registry:
     def borrow_shadow(self, answering: LoadedVersion, request_id: str) -> LoadedVersion | None:
         """Take a handle on the version that a copy of this request goes to, if there is one."""
         name = answering.manifest.model
+        model = self._models.get(name)
+        if model is None or not model.routes.shadow:  # nearly always
+            return None
         with self._lock:
-            model = self._models.get(name)
-            if model is None or not model.routes.shadow:
-                return None
             version = shadow_version(model.routes, name, request_id, model.loaded)
             if version is None or version == answering.manifest.version:
                 return None

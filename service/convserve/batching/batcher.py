@@ -222,16 +222,20 @@ class Batcher:
         """Refuse at once what cannot be done in time, before it costs anything. Called with the lock held."""
         if item.deadline == math.inf:
             return
-        size = min(item.rows, self._queue.limits.max_batch_size)
-        pieces = -(-item.rows // self._queue.limits.max_batch_size)
-        ahead = max(self._busy_until - now, 0.0) + self._queue.seconds_ahead(item.priority)
-        item.predicted_seconds = ahead + pieces * self._times.predict(self._padded(size))
-        left = max(item.deadline - now, 0.0)
+        queue = self._queue
+        size = min(item.rows, queue.limits.max_batch_size)
+        pieces = -(-item.rows // queue.limits.max_batch_size)
+        item.predicted_seconds = pieces * self._times.predict(self._padded(size))
+        if queue.rows:
+            item.predicted_seconds += queue.seconds_ahead(item.priority)
+        if self._busy_until > now:
+            item.predicted_seconds += self._busy_until - now
+        left = item.deadline - now
         needed = item.predicted_seconds + self._lateness.allowance
         if needed > left * (1 - _WAY_BACK):
             raise DeadlineError(
-                f"the deadline is {left:.4f} s away and the answer would take about {needed:.4f} s; nothing was"
-                " computed"
+                f"the deadline is {max(left, 0.0):.4f} s away and the answer would take about {needed:.4f} s; nothing"
+                " was computed"
             )
 
     def _serve(self) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 import numpy as np
 
-from convserve.arrays import Images, best
+from convserve.arrays import Images
 from convserve.batching import BatchRun, Priority, ReleaseReason
 from convserve.engine import Engine, Request, Result
-from convserve.errors import ConvserveError, InvalidRequestError
+from convserve.errors import InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
-from convserve.server.rpc import Call, Guard, Unary
+from convserve.server.replies import ReplyWriter
+from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, replying
 from convserve.v1 import classification_pb2 as pb
 
 SERVICE = "convserve.v1.ClassificationService"
@@ -46,7 +47,7 @@ class ClassificationServicer:
         """The service for a synchronous server."""
         return grpc.method_handlers_generic_handler(SERVICE, {one.name: guard.waiting(one) for one in self.hot()})
 
-    def hot(self) -> list[Unary[Any, Any]]:
+    def hot(self) -> list[Unary[Any]]:
         """The methods that a fast lane may take over."""
         return [
             Unary(
@@ -60,18 +61,20 @@ class ClassificationServicer:
             )
         ]
 
-    def classify(
-        self, message: pb.ClassifyRequest, call: Call, reply: Callable[[pb.ClassifyResponse | ConvserveError], None]
-    ) -> Callable[[], None]:
+    def classify(self, message: pb.ClassifyRequest, call: Call, reply: Reply) -> Cancel:
         """Start a classification; returns what cancels it."""
         if self._registry.has_model(message.model):
             call.model = message.model
         request = _read(message, call)
+        top_k, explain, request_id = message.top_k, message.explain, call.request_id
 
-        def done(outcome: Result | ConvserveError) -> None:
-            reply(outcome if isinstance(outcome, ConvserveError) else _write(outcome, message, call.request_id))
+        def write(result: Result) -> bytes:
+            batches = [_explain(run, result.version) for run in result.runs] if explain else ()
+            return _writer(result.version).write(
+                result.outputs.probabilities, top_k or 1, request_id, result.decoding, batches
+            )
 
-        return self._engine.submit(request, done, call.turns).cancel
+        return self._engine.submit(request, replying(reply, write), call.turns).cancel
 
 
 def _read(message: pb.ClassifyRequest, call: Call) -> Request:
@@ -101,17 +104,7 @@ def _read(message: pb.ClassifyRequest, call: Call) -> Request:
     priority = _PRIORITIES.get(message.priority)
     if priority is None:
         raise InvalidRequestError.of("priority", f"{message.priority} came, which is no Priority")
-    return Request(
-        message.model,
-        images,
-        field,
-        version=version,
-        alias=message.alias,
-        request_id=call.request_id,
-        deadline=call.deadline,
-        priority=priority,
-        trail=call,
-    )
+    return Request(message.model, images, field, version, message.alias, call.request_id, call.deadline, priority, call)
 
 
 def _unpack(packed: pb.PackedImages) -> Images:
@@ -125,34 +118,15 @@ def _unpack(packed: pb.PackedImages) -> Images:
     size = math.prod(shape)
     if size != len(data):
         raise InvalidRequestError.of("packed.data", f"{len(data)} bytes came; shape {list(shape)} takes {size} (uint8)")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return np.ndarray(shape, np.uint8, data)
 
 
-def _write(result: Result, message: pb.ClassifyRequest, request_id: str) -> pb.ClassifyResponse:
-    """Turn a result into a message."""
-    manifest = result.version.manifest
-    probabilities = result.outputs.probabilities
-    classes, values = best(probabilities, max(message.top_k, 1))
-    labels = manifest.labels
-    response = pb.ClassifyResponse(
-        model=manifest.model,
-        model_version=manifest.version,
-        results=[
-            pb.ImageResult(
-                predictions=[
-                    pb.Prediction(label=labels[index], index=index, probability=value)
-                    for index, value in zip(indices, row, strict=True)
-                ]
-            )
-            for indices, row in zip(classes, values, strict=True)
-        ],
-        request_id=request_id,
-    )
-    for image, steps in zip(response.results, result.decoding, strict=False):  # packed images have no steps
-        image.decoding.extend(steps)
-    if message.explain:
-        response.batches.extend(_explain(run, result.version) for run in result.runs)
-    return response
+def _writer(version: LoadedVersion) -> ReplyWriter:
+    """What writes the version's replies; made for the first one."""
+    writer: ReplyWriter | None = version.derived.get(ReplyWriter)
+    if writer is None:
+        writer = version.derived[ReplyWriter] = ReplyWriter(version.manifest)
+    return writer
 
 
 def _explain(run: BatchRun, version: LoadedVersion) -> pb.BatchInfo:

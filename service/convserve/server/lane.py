@@ -50,12 +50,13 @@ _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 0.05
 _NO_FLAGS = 0
 _CODES = _common.STATUS_CODE_TO_CYGRPC_STATUS_CODE
+_OK = cygrpc.StatusCode.ok
 
 log = structlog.get_logger(__name__)
 
 
 def build(
-    server: grpc.Server, methods: Sequence[Unary[Any, Any]], guard: Guard, threads: ThreadPoolExecutor
+    server: grpc.Server, methods: Sequence[Unary[Any]], guard: Guard, threads: ThreadPoolExecutor
 ) -> FastLane | None:
     """A fast lane for a server that is not started; None when this grpcio is not one of those tested."""
     if grpc.__version__.startswith(TESTED_VERSIONS):
@@ -68,7 +69,7 @@ class FastLane:
     """Answers some methods of a server. `start` after the server's, `close` when it has stopped."""
 
     def __init__(
-        self, server: grpc.Server, methods: Sequence[Unary[Any, Any]], guard: Guard, threads: ThreadPoolExecutor
+        self, server: grpc.Server, methods: Sequence[Unary[Any]], guard: Guard, threads: ThreadPoolExecutor
     ) -> None:
         """Take methods over; before the server starts.
 
@@ -89,6 +90,10 @@ class FastLane:
         self._room = threading.Semaphore(BESIDE)
         self.turns = Turns()
         """Batchers with rows to run on this lane's thread."""
+        self.outbox: list[tuple[cygrpc.ServerCall, Sequence[Any]]] = []
+        """Answers of the turn that is being computed; they leave together when it ends."""
+        self.ident = 0
+        """Of the thread that takes turns."""
         self.calls = 0
         """Calls that are not over; the loop's own."""
         self._closing = False
@@ -133,11 +138,26 @@ class FastLane:
         except ValueError:  # the server is shutting down
             return
 
+    def _post(self) -> None:
+        """Send the answers of a turn.
+
+        One after the other without a pause: every answer that is sent wakes gRPC's threads and soon brings the next
+        request, and with those in between, each answer and each request would be a system call and a change of thread
+        of its own.
+        """
+        outbox, self.outbox = self.outbox, []
+        for call, operations in outbox:
+            try:
+                call.start_server_batch(operations, _sent)
+            except Exception as error:  # one call's trouble must not end the others'
+                log.error("answer not sent", exc_info=error)
+
     def _serve(self) -> None:
         """Handle events, and compute when there are none, or when they do not stop coming."""
         poll, turns = self._queue.poll, self.turns
         timeout = cygrpc.CompletionType.queue_timeout
         compute_at = 0.0
+        self.ident = threading.get_ident()
         while not self._closing or self.calls:
             event = poll(0.0 if turns else time.time() + _POLL_SECONDS)
             if event.completion_type != timeout:
@@ -153,6 +173,7 @@ class FastLane:
                     turns.run_one()
                 except Exception as error:  # nor may one batch's
                     log.error("batch not handed out", exc_info=error)
+                self._post()
                 compute_at = monotonic() + SHORT_SECONDS
         self._queue.shutdown()
         while self._queue.poll().completion_type != cygrpc.CompletionType.queue_shutdown:  # answers that were sent
@@ -162,7 +183,7 @@ class FastLane:
 class _Arrivals:
     """Tag of calls that arrive for one method."""
 
-    def __init__(self, lane: FastLane, method: Unary[Any, Any]) -> None:
+    def __init__(self, lane: FastLane, method: Unary[Any]) -> None:
         self._lane = lane
         self.method = method
         self.path = method.path
@@ -174,43 +195,39 @@ class _Arrivals:
         _LaneCall(self._lane, self.method, event)
 
 
-class _LaneCall:
+class _LaneCall(Call):
     """One call. Its events come on the loop's thread; its answer from whichever thread has it."""
 
-    __slots__ = ("_call", "_cancel", "_gone", "_grpc", "_lane", "_method", "_started")
+    __slots__ = ("_cancel", "_gone", "_grpc", "_lane", "_method", "_started")
 
-    def __init__(self, lane: FastLane, method: Unary[Any, Any], event: Any) -> None:
+    def __init__(self, lane: FastLane, method: Unary[Any], event: Any) -> None:
         self._started = time.perf_counter()
         self._lane = lane
         self._method = method
         self._grpc = event.call
-        left = event.call_details.deadline - time.time()
-        self._call = Call(method.api, event.invocation_metadata, left)
         self._cancel: Callable[[], None] | None = None
         self._gone = False
+        super().__init__(method.api, event.invocation_metadata, event.call_details.deadline - time.time())
         lane.calls += 1
         lane.guard.enter(method.api)
         self._grpc.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_close)
         self._grpc.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._on_message)
 
     def _on_message(self, event: Any) -> None:
-        data = event.batch_operations[0].message()
-        if data is None:  # the caller sent none, or one that is too large, or has gone
-            self._answer(UnsupportedError(f"{self._method.path} takes exactly one message"))
-        else:
-            self._begin(data)
-
-    def _begin(self, data: bytes) -> None:
         """Parse and start, unless that takes a thread."""
+        data = event.batch_operations[0].message()
+        lane, method = self._lane, self._method
         try:
+            if data is None:  # the caller sent none, or one that is too large, or has gone
+                raise UnsupportedError(f"{method.path} takes exactly one message")
             if len(data) >= LARGE_BYTES:
-                self._lane.beside(self._begin_beside, data)
+                lane.beside(self._begin_beside, data)
                 return
-            request = self._lane.guard.read(self._method, data, self._call)
-            if self._method.decodes(request):
-                self._lane.beside(self._start_beside, request)
+            request = lane.guard.read(method, data, self)
+            if method.decodes(request):
+                lane.beside(self._start_beside, request)
                 return
-            self._call.turns = self._lane.turns
+            self.turns = lane.turns
             self._start(request)
         except Exception as error:  # noqa: BLE001  # every failure becomes a status
             self._answer(error)
@@ -218,7 +235,7 @@ class _LaneCall:
     def _begin_beside(self, data: bytes) -> None:
         """Parse and start on a thread."""
         try:
-            request = self._lane.guard.read(self._method, data, self._call)
+            request = self._lane.guard.read(self._method, data, self)
         except Exception as error:  # noqa: BLE001  # every failure becomes a status
             self._answer(error)
         else:
@@ -233,7 +250,7 @@ class _LaneCall:
             self._answer(error)
 
     def _start(self, request: Any) -> None:
-        cancel = self._method.start(request, self._call, self._answer)
+        cancel = self._method.start(request, self, self._answer)
         self._cancel = cancel
         if self._gone:  # while it started
             cancel()
@@ -245,31 +262,40 @@ class _LaneCall:
                 self._cancel()
         self._lane.calls -= 1
 
-    def _answer(self, outcome: Any) -> None:
+    def _answer(self, outcome: bytes | BaseException) -> None:
         """Send the answer, or the status that an error stands for."""
-        call = self._call
-        if isinstance(outcome, BaseException):
-            late = self._gone and call.deadline <= monotonic()  # gRPC ends such calls itself
+        if isinstance(outcome, bytes):
+            code = grpc.StatusCode.OK
+            if not self._gone:
+                self._send(
+                    (
+                        cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
+                        cygrpc.SendMessageOperation(outcome, _NO_FLAGS),
+                        cygrpc.SendStatusFromServerOperation(None, _OK, b"", _NO_FLAGS),
+                    )
+                )
+        else:
+            late = self._gone and self.deadline <= monotonic()  # gRPC ends such calls itself
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else code_of(outcome)
             if not self._gone:
-                status = status_of(outcome, call.request_id)
-                self._send(None, code, status.details, status.trailing_metadata)
-        else:
-            outcome, code = outcome.SerializeToString(), grpc.StatusCode.OK
-            if not self._gone:
-                self._send(outcome, code, "", None)
-        seconds = time.perf_counter() - self._started
-        self._lane.guard.leave(call, self._method.name, code, seconds, outcome)
+                status = status_of(outcome, self.request_id)
+                self._send(
+                    (
+                        cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
+                        cygrpc.SendStatusFromServerOperation(
+                            status.trailing_metadata, _CODES[code], status.details.encode(), _NO_FLAGS
+                        ),
+                    )
+                )
+        self._lane.guard.leave(self, self._method.name, code, time.perf_counter() - self._started, outcome)
 
-    def _send(self, message: bytes | None, code: grpc.StatusCode, details: str, trailers: Any) -> None:
+    def _send(self, operations: Sequence[Any]) -> None:
         """All that a call is answered with, in one operation."""
-        operations: list[Any] = [
-            cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
-            cygrpc.SendStatusFromServerOperation(trailers, _CODES[code], details.encode(), _NO_FLAGS),
-        ]
-        if message is not None:
-            operations.insert(1, cygrpc.SendMessageOperation(message, _NO_FLAGS))
-        self._grpc.start_server_batch(operations, _sent)
+        lane = self._lane
+        if lane.turns and threading.get_ident() == lane.ident:
+            lane.outbox.append((self._grpc, operations))
+        else:
+            self._grpc.start_server_batch(operations, _sent)
 
 
 def _sent(event: Any) -> None:

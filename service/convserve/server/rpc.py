@@ -21,9 +21,11 @@ from google.protobuf.message import DecodeError, Message
 
 from convserve.batching import Turns
 from convserve.clock import monotonic
+from convserve.engine import Result
 from convserve.errors import (
     ConvserveError,
     DeadlineError,
+    InternalError,
     InvalidRequestError,
     OverloadedError,
     UnavailableError,
@@ -34,6 +36,7 @@ from convserve.server.access import Access, Group
 from convserve.server.access_log import AccessLog
 from convserve.server.shares import Shares
 from convserve.server.status import REQUEST_ID_KEY, code_of, status_of
+from convserve.tallies import Distribution, Tally
 
 if TYPE_CHECKING:
     from convserve.server.tracing import RequestTrace, Tracing
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 Q = TypeVar("Q", bound=Message)
-A = TypeVar("A", bound=Message)
+A = TypeVar("A")
 
 DRAINING = "the server is shutting down; try another one"
 _ID_LENGTH = 128
@@ -116,18 +119,39 @@ def parser(message: type[Q]) -> Callable[[bytes], Q]:
     return parse
 
 
-Reply: TypeAlias = Callable[[A | ConvserveError], None]
-"""Brings the answer; called once."""
+Reply: TypeAlias = Callable[[bytes | ConvserveError], None]
+"""Brings the answer, serialized; called once."""
 
 Cancel: TypeAlias = Callable[[], None]
 """Called when the caller has gone; does nothing once the answer is there."""
 
-StartMethod: TypeAlias = Callable[[Q, Call, Reply[A]], Cancel]
+StartMethod: TypeAlias = Callable[[Q, Call, Reply], Cancel]
 """A method whose answer comes later. It calls the reply once, unless it raises."""
 
 
+def replying(reply: Reply, write: Callable[[Result], bytes]) -> Callable[[Result | ConvserveError], None]:
+    """Make what the engine calls with a result out of what a method has: a reply, and how to write it.
+
+    Whoever waits is answered whatever happens to the reply.
+    """
+
+    def done(outcome: Result | ConvserveError) -> None:
+        if isinstance(outcome, ConvserveError):
+            reply(outcome)
+            return
+        try:
+            data = write(outcome)
+        except Exception as error:  # a mistake of ours must not leave the caller waiting
+            log.error("reply not written", exc_info=error)
+            reply(InternalError("the reply could not be written"))
+        else:
+            reply(data)
+
+    return done
+
+
 @dataclass(frozen=True, slots=True)
-class Unary(Generic[Q, A]):
+class Unary(Generic[Q]):
     """A method whose answer comes later: one message, one answer."""
 
     service: str
@@ -138,7 +162,7 @@ class Unary(Generic[Q, A]):
     """Which of our APIs it belongs to, for metrics."""
     request: type[Q]
     """What is sent to it."""
-    start: StartMethod[Q, A]
+    start: StartMethod[Q]
     """Starts the work."""
     model_of: Callable[[Q], str]
     """Tells which model a request is for."""
@@ -171,6 +195,8 @@ class Guard:
         """Shares the threads out among the models."""
         self._lock = threading.Lock()
         self._active = 0
+        self._under_way: dict[str, Tally] = {}
+        self._ended: dict[tuple[str, str, str, grpc.StatusCode], tuple[Tally, Distribution]] = {}
         self._draining = False
         self._last_refused = 0.0
         self._streams: set[Callable[[], None]] = set()
@@ -197,15 +223,15 @@ class Guard:
         while monotonic() < min(give_up, self._last_refused + quiet_seconds):
             time.sleep(quiet_seconds / 10)
 
-    def waiting(self, method: Unary[Q, A]) -> grpc.RpcMethodHandler[Q, A]:
+    def waiting(self, method: Unary[Q]) -> grpc.RpcMethodHandler[Q, bytes]:
         """An inference method whose answer comes later: the call's thread waits for it, no longer than the deadline.
 
         When threads run short they are shared out by model.
         """
 
-        def answer(request: Q, call: Call, context: grpc.ServicerContext) -> A:
+        def answer(request: Q, call: Call, context: grpc.ServicerContext) -> bytes:
             with self.shares.hold(method.model_of(request)):
-                slot = Slot[A]()
+                slot = Slot()
                 cancel = method.start(request, call, slot.put)
                 if not context.add_callback(cancel):
                     cancel()
@@ -214,10 +240,9 @@ class Guard:
         return grpc.unary_unary_rpc_method_handler(
             self._wrap(method.api, method.name, Group.INFERENCE, answer),
             request_deserializer=method.parse,
-            response_serializer=_serialize,
         )
 
-    def read(self, method: Unary[Q, A], data: bytes, call: Call) -> Q:
+    def read(self, method: Unary[Q], data: bytes, call: Call) -> Q:
         """Begin the trace, and parse an inference method's message, if the call may be answered at all.
 
         Raises:
@@ -268,9 +293,12 @@ class Guard:
 
     def enter(self, api: str) -> None:
         """Count a request that begins."""
-        self._metrics.in_flight.labels(api).inc()
+        under_way = self._under_way.get(api)
+        if under_way is None:
+            under_way = self._under_way[api] = self._metrics.in_flight.labels(api)
         with self._lock:
             self._active += 1
+            under_way.value += 1
 
     def begin(self, call: Call, method: str) -> None:
         """Begin to trace a request, whose metadata may name the caller's trace; health checks have no traces."""
@@ -284,15 +312,24 @@ class Guard:
         """
         with self._lock:
             self._active -= 1
-        self._metrics.in_flight.labels(call.api).dec()
-        self._metrics.requests.labels(call.api, method, call.model, code.name).inc()
-        self._metrics.request_seconds.labels(call.api, method, call.model).observe(seconds)
+            self._under_way[call.api].value -= 1
+        ended = (call.api, method, call.model, code)
+        count, durations = self._ended.get(ended) or self._bind(*ended)
+        count.inc()
+        durations.observe(seconds)
         if code is grpc.StatusCode.INTERNAL and isinstance(outcome, BaseException):
             log.error("request failed", request_id=call.request_id, method=method, exc_info=outcome)
         if call.group is not Group.HEALTH:
             self._access_log.note(call, method, code, seconds)
         if call.trace is not None and self.tracing is not None:
             self.tracing.end(call.trace, call.model, call.version, call.rows, code)
+
+    def _bind(self, api: str, method: str, model: str, code: grpc.StatusCode) -> tuple[Tally, Distribution]:
+        """Look up, once, what is counted when such a request ends."""
+        count = self._metrics.requests.labels(api, method, model, code.name)
+        durations = self._metrics.request_seconds.labels(api, method, model)
+        self._ended[api, method, model, code] = count, durations
+        return count, durations
 
     def authorize(self, group: Group, call: Call) -> None:
         """Refuse a call whose token does not allow it.
@@ -341,21 +378,21 @@ class Guard:
                 self._streams.discard(end)
 
 
-class Slot(Generic[A]):
+class Slot:
     """Where a thread waits for one answer."""
 
     def __init__(self) -> None:
         """Be empty."""
         self._full = threading.Lock()
         self._full.acquire()
-        self._outcome: A | ConvserveError | None = None
+        self._outcome: bytes | ConvserveError = b""
 
-    def put(self, outcome: A | ConvserveError) -> None:
+    def put(self, outcome: bytes | ConvserveError) -> None:
         """Bring the answer; once."""
         self._outcome = outcome
         self._full.release()
 
-    def wait(self, deadline: float) -> A:
+    def wait(self, deadline: float) -> bytes:
         """Wait for the answer.
 
         Raises:
@@ -367,7 +404,7 @@ class Slot(Generic[A]):
             raise DeadlineError("the deadline passed before the answer was there")
         if isinstance(self._outcome, ConvserveError):
             raise self._outcome
-        return self._outcome  # type: ignore[return-value]
+        return self._outcome
 
 
 def call_of(api: str, context: grpc.ServicerContext) -> Call:
@@ -384,7 +421,3 @@ def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
                 return value
             break
     return f"{_PROCESS}{next(_NUMBERS):08x}"
-
-
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()

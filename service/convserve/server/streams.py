@@ -29,18 +29,17 @@ from convserve.server.status import code_of, status_of
 log = structlog.get_logger(__name__)
 
 Q = TypeVar("Q", bound=Message)
-A = TypeVar("A", bound=Message)
 
 AHEAD = 64
 """Requests of one stream that may be under way."""
 
 
 def streaming(
-    guard: Guard, api: str, method: str, start: StartMethod[Q, A], refuse: Callable[[Q, str], A]
-) -> Callable[[Iterator[Q], grpc.ServicerContext], Iterator[A]]:
+    guard: Guard, api: str, method: str, start: StartMethod[Q], refuse: Callable[[Q, str], bytes]
+) -> Callable[[Iterator[Q], grpc.ServicerContext], Iterator[bytes]]:
     """Wrap a method so that a stream of requests is answered by it; `refuse` makes a reply of an error's sentence."""
 
-    def behavior(requests: Iterator[Q], context: grpc.ServicerContext) -> Iterator[A]:
+    def behavior(requests: Iterator[Q], context: grpc.ServicerContext) -> Iterator[bytes]:
         stream = _Stream(guard, api, method, start, refuse, context)
         try:
             guard.authorize(Group.INFERENCE, call_of(api, context))
@@ -54,18 +53,18 @@ def streaming(
     return behavior
 
 
-class _Waiting(Generic[Q, A]):
+class _Waiting(Generic[Q]):
     """A request under way."""
 
     def __init__(self, request: Q, call: Call) -> None:
         self.request = request
         self.call = call
-        self.slot = Slot[A]()
+        self.slot = Slot()
         self.started = time.perf_counter()
         self.cancel: Cancel = lambda: None
 
 
-class _Stream(Generic[Q, A]):
+class _Stream(Generic[Q]):
     """One stream."""
 
     def __init__(
@@ -73,8 +72,8 @@ class _Stream(Generic[Q, A]):
         guard: Guard,
         api: str,
         method: str,
-        start: StartMethod[Q, A],
-        refuse: Callable[[Q, str], A],
+        start: StartMethod[Q],
+        refuse: Callable[[Q, str], bytes],
         context: grpc.ServicerContext,
     ) -> None:
         self._guard = guard
@@ -83,9 +82,9 @@ class _Stream(Generic[Q, A]):
         self._start = start
         self._refuse = refuse
         self._context = context
-        self._waiting: queue.SimpleQueue[_Waiting[Q, A] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Waiting[Q] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(AHEAD)
-        self._current: _Waiting[Q, A] | None = None
+        self._current: _Waiting[Q] | None = None
         self._gone = False
         self.drained = False
 
@@ -94,7 +93,7 @@ class _Stream(Generic[Q, A]):
         self.drained = True
         self._waiting.put(None)
 
-    def serve(self, requests: Iterator[Q]) -> Iterator[A]:
+    def serve(self, requests: Iterator[Q]) -> Iterator[bytes]:
         """Answer until the caller has sent everything, has gone, or the server drains."""
         if not self._context.add_callback(self._leave):
             return
@@ -141,8 +140,8 @@ class _Stream(Generic[Q, A]):
             if self._gone:
                 self._give_up()
 
-    def _begin(self, request: Q) -> _Waiting[Q, A]:
-        waiting: _Waiting[Q, A] = _Waiting(request, call_of(self._api, self._context))
+    def _begin(self, request: Q) -> _Waiting[Q]:
+        waiting: _Waiting[Q] = _Waiting(request, call_of(self._api, self._context))
         self._guard.enter(self._api)
         try:
             self._guard.begin(waiting.call, self._method)
@@ -155,7 +154,7 @@ class _Stream(Generic[Q, A]):
             waiting.slot.put(InternalError())
         return waiting
 
-    def _finish(self, waiting: _Waiting[Q, A]) -> A:
+    def _finish(self, waiting: _Waiting[Q]) -> bytes:
         """Wait for an answer, and count it."""
         self._current = waiting
         if self._gone:
@@ -170,5 +169,5 @@ class _Stream(Generic[Q, A]):
             self._current = None
             self._count(waiting, code)
 
-    def _count(self, waiting: _Waiting[Q, A], code: grpc.StatusCode) -> None:
+    def _count(self, waiting: _Waiting[Q], code: grpc.StatusCode) -> None:
         self._guard.leave(waiting.call, self._method, code, time.perf_counter() - waiting.started, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from convserve.arrays import best
 from convserve.engine import Result
@@ -66,23 +67,37 @@ def _outputs(message: pb.ModelInferRequest) -> tuple[Output, ...]:
     return tuple(wanted)
 
 
-def write(result: Result, wanted: Wanted, request_id: str) -> pb.ModelInferResponse:
-    """Turn a result into a message."""
+def write(result: Result, wanted: Wanted, request_id: str) -> bytes:
+    """Turn a result into a serialized ModelInferResponse.
+
+    Names, datatypes and shapes are the same for most replies and are serialized once; messages of one type that follow
+    each other are one message.
+    """
     manifest = result.version.manifest
-    response = pb.ModelInferResponse(model_name=manifest.model, model_version=str(manifest.version), id=request_id)
+    contents = []
     for one in wanted.outputs:
         values = result.outputs.logits if one.name == LOGITS_NAME else result.outputs.probabilities
-        tensor = response.outputs.add(name=one.name, datatype="BYTES" if one.classes else "FP32")
         if one.classes:
             classes, scores = best(values, one.classes)
-            tensor.shape.extend((len(classes), len(classes[0])))
-            response.raw_output_contents.append(_classes(scores, classes, manifest.labels))
+            contents.append(_classes(scores, classes, manifest.labels))
         else:
-            tensor.shape.extend(values.shape)
-            response.raw_output_contents.append(tensors.write_numbers(values))
+            contents.append(tensors.write_numbers(values))
+    rows, count = result.outputs.probabilities.shape
+    head = _head(manifest.model, manifest.version, wanted.outputs, rows, count)
+    tail = pb.ModelInferResponse(id=request_id, raw_output_contents=contents)
     if wanted.explain:
-        response.parameters[explain.PARAMETER].string_param = explain.batches(result)
-    return response
+        tail.parameters[explain.PARAMETER].string_param = explain.batches(result)
+    return head + tail.SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def _head(model: str, version: int, outputs: tuple[Output, ...], rows: int, count: int) -> bytes:
+    """A serialized reply without its tensors' contents; the model has `count` classes."""
+    response = pb.ModelInferResponse(model_name=model, model_version=str(version))
+    for one in outputs:
+        columns = min(one.classes, count) or count
+        response.outputs.add(name=one.name, datatype="BYTES" if one.classes else "FP32", shape=(rows, columns))
+    return response.SerializeToString()
 
 
 def _classes(scores: list[list[float]], classes: list[list[int]], labels: list[str]) -> bytes:

@@ -21,7 +21,7 @@ from convserve.server.models import Admin
 from convserve.server.open_inference import describe, reply, request
 from convserve.server.open_inference.repository import Repository
 from convserve.server.open_inference.statistics import statistics
-from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, parser
+from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, parser, replying
 from convserve.server.shared_totals import ReadTotals
 from convserve.server.streams import streaming
 from convserve.statistics import Totals
@@ -100,13 +100,12 @@ class OpenInferenceServicer:
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             streaming(guard, API, "ModelStreamInfer", self.model_stream_infer, _refusal),
             request_deserializer=parser(infer_pb2.ModelInferRequest),
-            response_serializer=_serialize,
         )
         for sentence, names in _NOT_OFFERED.items():
             handlers.update({name: guard.not_offered(API, name, sentence) for name in names})
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def hot(self) -> list[Unary[Any, Any]]:
+    def hot(self) -> list[Unary[Any]]:
         """The methods that a fast lane may take over."""
         return [
             Unary(
@@ -120,32 +119,31 @@ class OpenInferenceServicer:
             )
         ]
 
-    def model_infer(
-        self, message: infer_pb2.ModelInferRequest, call: Call, answer: Reply[infer_pb2.ModelInferResponse]
-    ) -> Cancel:
+    def model_infer(self, message: infer_pb2.ModelInferRequest, call: Call, answer: Reply) -> Cancel:
         """Start a classification; returns what cancels it."""
+        wanted, request_id = self._wanted(message, call), message.id
+
+        def write(result: Result) -> bytes:
+            return reply.write(result, wanted, request_id)
+
+        return self._engine.submit(request.read(message, call), replying(answer, write), call.turns).cancel
+
+    def model_stream_infer(self, message: infer_pb2.ModelInferRequest, call: Call, answer: Reply) -> Cancel:
+        """Start the classification of one request of a stream."""
+        wanted, request_id = self._wanted(message, call), message.id
+
+        def write(result: Result) -> bytes:
+            response = infer_pb2.ModelInferResponse.FromString(reply.write(result, wanted, request_id))
+            response.parameters[_FINAL].bool_param = True
+            return infer_pb2.ModelStreamInferResponse(infer_response=response).SerializeToString()
+
+        return self._engine.submit(request.read(message, call), replying(answer, write), call.turns).cancel
+
+    def _wanted(self, message: infer_pb2.ModelInferRequest, call: Call) -> reply.Wanted:
+        """Note the model, and tell what the request wants."""
         if self._registry.has_model(message.model_name):
             call.model = message.model_name
-        wanted = reply.wanted(message)
-
-        def done(outcome: Result | ConvserveError) -> None:
-            answer(outcome if isinstance(outcome, ConvserveError) else reply.write(outcome, wanted, message.id))
-
-        return self._engine.submit(request.read(message, call), done, call.turns).cancel
-
-    def model_stream_infer(
-        self, message: infer_pb2.ModelInferRequest, call: Call, answer: Reply[infer_pb2.ModelStreamInferResponse]
-    ) -> Cancel:
-        """Start the classification of one request of a stream."""
-
-        def done(outcome: infer_pb2.ModelInferResponse | ConvserveError) -> None:
-            if not isinstance(outcome, ConvserveError):
-                outcome.parameters[_FINAL].bool_param = True
-                answer(infer_pb2.ModelStreamInferResponse(infer_response=outcome))
-            else:
-                answer(outcome)
-
-        return self.model_infer(message, call, done)
+        return reply.wanted(message)
 
     def server_live(self, message: pb.ServerLiveRequest, call: Call) -> pb.ServerLiveResponse:  # noqa: ARG002
         """Tell that the process lives."""
@@ -208,11 +206,11 @@ class OpenInferenceServicer:
             version.release()
 
 
-def _refusal(message: infer_pb2.ModelInferRequest, sentence: str) -> infer_pb2.ModelStreamInferResponse:
+def _refusal(message: infer_pb2.ModelInferRequest, sentence: str) -> bytes:
     """The reply to a request of a stream that failed."""
     failed = infer_pb2.ModelInferResponse(id=getattr(message, "id", ""))
     failed.parameters[_FINAL].bool_param = True
-    return infer_pb2.ModelStreamInferResponse(error_message=sentence, infer_response=failed)
+    return infer_pb2.ModelStreamInferResponse(error_message=sentence, infer_response=failed).SerializeToString()
 
 
 def _serialize(message: Message) -> bytes:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, wrappers_pb2
-from google.protobuf.message import Message
 
 from convserve.arrays import best
-from convserve.engine import Engine, Request, Result
-from convserve.errors import ConvserveError, InvalidRequestError
+from convserve.engine import Engine, Result
+from convserve.errors import InvalidRequestError
 from convserve.manifest import LOGITS_NAME, Manifest
 from convserve.registry import Registry
 from convserve.server.reflection import public_name_of
-from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, parser
+from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, parser, replying
 from convserve.server.tensorflow_serving import request, signatures, tensors
 from convserve.tensorflow_core.v1 import tensor_pb2
 from convserve.tensorflow_serving.v1 import model_pb2
@@ -23,8 +21,6 @@ from convserve.tensorflow_serving.v1 import prediction_pb2 as pb
 
 SERVICE = "tensorflow.serving.PredictionService"
 API = "tensorflow_serving"
-
-A = TypeVar("A", bound=Message)
 
 _SIGNATURE_DEF = "signature_def"
 _TYPE_URL = "type.googleapis.com/"
@@ -56,7 +52,7 @@ class PredictionServicer:
             },
         )
 
-    def hot(self) -> list[Unary[Any, Any]]:
+    def hot(self) -> list[Unary[Any]]:
         """The methods that a fast lane may take over."""
         return [
             Unary(
@@ -79,36 +75,36 @@ class PredictionServicer:
             ),
         ]
 
-    def predict(self, message: pb.PredictRequest, call: Call, answer: Reply[pb.PredictResponse]) -> Cancel:
+    def predict(self, message: pb.PredictRequest, call: Call, answer: Reply) -> Cancel:
         """Start a classification of a tensor; returns what cancels it."""
         self._note_model(message.model_spec, call)
         names = _wanted_outputs(message)
 
-        def write(result: Result) -> pb.PredictResponse:
+        def write(result: Result) -> bytes:
             outputs = result.outputs
-            return pb.PredictResponse(
+            response = pb.PredictResponse(
                 outputs={
                     name: tensors.write_numbers(outputs.logits if name == LOGITS_NAME else outputs.probabilities)
                     for name in names
                 },
                 model_spec=_spec(result.version.manifest, message.model_spec.signature_name),
             )
+            return response.SerializeToString()
 
-        return self._submit(request.read_predict(message, call), write, answer, call)
+        return self._engine.submit(request.read_predict(message, call), replying(answer, write), call.turns).cancel
 
-    def classify(
-        self, message: pb.ClassificationRequest, call: Call, answer: Reply[pb.ClassificationResponse]
-    ) -> Cancel:
+    def classify(self, message: pb.ClassificationRequest, call: Call, answer: Reply) -> Cancel:
         """Start a classification of examples; returns what cancels it."""
         self._note_model(message.model_spec, call)
 
-        def write(result: Result) -> pb.ClassificationResponse:
-            return pb.ClassificationResponse(
+        def write(result: Result) -> bytes:
+            response = pb.ClassificationResponse(
                 result=_classifications(result),
                 model_spec=_spec(result.version.manifest, message.model_spec.signature_name),
             )
+            return response.SerializeToString()
 
-        return self._submit(request.read_classify(message, call), write, answer, call)
+        return self._engine.submit(request.read_classify(message, call), replying(answer, write), call.turns).cancel
 
     def get_model_metadata(self, message: pb.GetModelMetadataRequest, call: Call) -> pb.GetModelMetadataResponse:
         """Tell what a model takes and gives."""
@@ -129,12 +125,6 @@ class PredictionServicer:
             return pb.GetModelMetadataResponse(model_spec=spec, metadata={_SIGNATURE_DEF: packed})
         finally:
             version.release()
-
-    def _submit(self, wanted: Request, write: Callable[[Result], A], answer: Reply[A], call: Call) -> Cancel:
-        def done(outcome: Result | ConvserveError) -> None:
-            answer(outcome if isinstance(outcome, ConvserveError) else write(outcome))
-
-        return self._engine.submit(wanted, done, call.turns).cancel
 
     def _note_model(self, spec: model_pb2.ModelSpec, call: Call) -> None:
         if self._registry.has_model(spec.name):
