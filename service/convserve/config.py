@@ -65,7 +65,8 @@ class ModelSettings(_Section, frozen=True, kw_only=True):
     prefetch_batches: Annotated[int, msgspec.Meta(ge=0, le=8)] = 0
     """Batches formed ahead of a free slot. On a CPU 0 is best: a batch formed early is a smaller batch."""
     version_policy: str = "latest"
-    """Which versions are served: latest, latest:N, all, or specific:N,N. Versions with an alias are served besides."""
+    """Which versions are served: latest, latest:N, all, or specific:N,N. Versions with an alias are served besides.
+    In place of a version that cannot be proved, latest serves the next older one."""
     aliases: dict[str, Count] = {}
     """Version by alias; requests without a version go to the alias `stable` if it is set. Only in the file."""
     split: dict[str, Annotated[float, msgspec.Meta(ge=0, le=100)]] = {}
@@ -192,7 +193,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     """Whether Classify, ModelInfer and Predict are answered by a loop of their own, which is about twice as fast. It
     needs a version of grpcio that it was tested with; others serve them as everything else, as does `false`."""
     exit_on_error: bool = True
-    """Whether a model that cannot be proved at start-up ends the server. If not, it is listed as failed."""
+    """Whether a model that cannot be proved at start-up ends the server. If not, it is listed as failed. Under latest
+    that is a model without any version that can be proved; under all and specific, or with an alias, each must be."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged, to stderr."""
     log_format: Literal["auto", "json", "text"] = "auto"

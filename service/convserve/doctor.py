@@ -75,11 +75,10 @@ def _models(settings: Settings, problems: list[str]) -> dict[str, Any]:
         return {}
     report: dict[str, Any] = {}
     for model, versions in found.items():
-        wanted = VersionPolicy.parse(settings.for_model(model).version_policy).wanted(versions)
-        report[model] = {
-            number: {"wanted": number in wanted, **_check(entry, problems)}
-            for number, entry in sorted(versions.items())
-        }
+        checked = {number: _check(entry, problems) for number, entry in sorted(versions.items())}
+        damaged = [number for number, entry in checked.items() if entry["files"] == "damaged"]
+        wanted = VersionPolicy.parse(settings.for_model(model).version_policy).wanted(versions, damaged)
+        report[model] = {number: {"wanted": number in wanted, **entry} for number, entry in checked.items()}
         if not versions:
             problems.append(f"model {model!r} has no version: no folder named by a number holds a manifest.json")
     return report

@@ -5,14 +5,15 @@ r"""Which version comes next: pure policy, without files, threads or clocks.
     (found on disk) -> LOADING -> WARMING -> AVAILABLE -> DRAINING -> UNLOADED
                           \\__________/ \\-> FAILED (stays listed with its reason; never serves)
 
-Guarantees: a wanted version is proved before the one it replaces stops; when it fails, the old one stays; the last
-available version of a model is never stopped because of what lies on disk.
+Guarantees: a wanted version is proved before the one it replaces stops; when it fails, the old one stays, or, where
+there is none, the next older one is proved; the last available version of a model is never stopped because of what lies
+on disk.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -37,7 +38,8 @@ class VersionState(enum.Enum):
 class VersionPolicy:
     """Which of the versions found are wanted.
 
-    The `latest` highest ones; or all; or exactly the `specific` ones that exist. `pinned` ones are wanted besides.
+    The `latest` highest ones that can be proved; or all; or exactly the `specific` ones that exist. `pinned` ones are
+    wanted besides.
     """
 
     latest: int = 1
@@ -69,13 +71,18 @@ class VersionPolicy:
             + ("" if all_positive else ", each N a positive number")
         )
 
-    def wanted(self, found: Iterable[int]) -> list[int]:
-        """The versions wanted, highest first."""
+    def wanted(self, found: Iterable[int], broken: Container[int] = ()) -> list[int]:
+        """The versions wanted, highest first.
+
+        For each of the `broken` ones, which failed as they lie there, `latest` wants the next older one instead.
+        """
         versions = sorted((version for version in found if version not in self.held), reverse=True)
         if self.specific:
             chosen = [version for version in versions if version in self.specific]
+        elif self.all:
+            chosen = versions
         else:
-            chosen = versions if self.all else versions[: self.latest]
+            chosen = [version for version in versions if version not in broken][: self.latest]
         return [version for version in versions if version in chosen or version in self.pinned]
 
 
@@ -102,6 +109,15 @@ class Unload:
     version: int
 
 
+def broken(found: Mapping[int, str], known: Mapping[int, Known]) -> set[int]:
+    """The versions that failed and have not changed since."""
+    return {
+        version
+        for version, entry in known.items()
+        if entry.state is VersionState.FAILED and entry.fingerprint == found.get(version)
+    }
+
+
 def next_action(found: Mapping[int, str], known: Mapping[int, Known], policy: VersionPolicy) -> Load | Unload | None:
     """Decide the next step for one model.
 
@@ -115,7 +131,7 @@ def next_action(found: Mapping[int, str], known: Mapping[int, Known], policy: Ve
     """
     if any(entry.state in (VersionState.LOADING, VersionState.WARMING) for entry in known.values()):
         return None
-    wanted = policy.wanted(found)
+    wanted = policy.wanted(found, broken(found, known))
     for version in wanted:
         before = known.get(version)
         settled = before is not None and before.state in (VersionState.AVAILABLE, VersionState.FAILED)

@@ -26,7 +26,7 @@ from convserve.errors import (
     RuntimeNotInstalledError,
     VersionNotAvailableError,
 )
-from convserve.lifecycle import Known, Load, VersionPolicy, VersionState, next_action
+from convserve.lifecycle import Known, Load, VersionPolicy, VersionState, broken, next_action
 from convserve.metrics import Metrics, VersionMetrics
 from convserve.priority import in_background
 from convserve.registry import LoadedVersion, Registry, VersionStatus
@@ -89,9 +89,7 @@ class Manager:
                 raise NotFoundError(f"the repository has no version {version} of {model!r}; it has: {known}")
             self._held[model].discard(version)
             self._pinned[model].add(version)
-            status = self._registry.models().get(model, {}).get(version)
-            if status is not None and status.state is VersionState.FAILED:  # forget it, so that it is tried again
-                self._registry.set_status(model, version, replace(status, state=VersionState.UNLOADED))
+            self._forget_failure(model, version)
             self._settle(model, found)
             status = self._registry.models()[model][version]
             if status.state is not VersionState.AVAILABLE:
@@ -165,7 +163,9 @@ class Manager:
                 log.error("cannot look at the model repository", reason=str(error), exc_info=error)
 
     def reconcile(self) -> list[VersionStatus]:
-        """Load and unload until nothing is left to do. Returns the failures met on the way.
+        """Load and unload until nothing is left to do.
+
+        Returns the failures met on the way, without those of versions in whose place `latest` has an older one serve.
 
         Raises:
             ConfigError: the repository cannot be read.
@@ -194,8 +194,8 @@ class Manager:
         return refused
 
     def _settle(self, model: str, found: dict[int, FoundVersion]) -> list[VersionStatus]:
-        """Load and unload versions of one model until nothing is left to do. Returns the failures."""
-        failures = []
+        """Load and unload versions of one model until nothing is left to do. Returns failures as `reconcile` does."""
+        failures: dict[int, VersionStatus] = {}
         decisive = [manifests.MANIFEST_FILE, *([manifests.SIGNATURE_FILE] if self._verifier else [])]
         fingerprints = {version: _fingerprint(entry, decisive) for version, entry in found.items()}
         policy = replace(
@@ -203,18 +203,30 @@ class Manager:
             pinned=frozenset({*self._pinned[model], *self._registry.routes(model).aliases.values()}),
             held=frozenset(self._held[model]),
         )
+        for version in self._known(model).keys() - found.keys():
+            self._forget_failure(model, version)
         changed = False
         while action := next_action(fingerprints, self._known(model), policy):
             changed = True
             if isinstance(action, Load):
                 status = self._load(found[action.version], fingerprints[action.version])
                 if status.state is VersionState.FAILED:
-                    failures.append(status)
+                    failures[action.version] = status
             else:
                 self._unload(model, action.version)
         if changed:
             memory.give_back()
-        return failures
+        answering = self._registry.default_version(model)
+        if failures and answering:
+            log.warning("another version answers", model=model, version=answering, failed=sorted(failures))
+        wanted = policy.wanted(found, broken(fingerprints, self._known(model)))
+        return [status for version, status in failures.items() if version in wanted or not answering]
+
+    def _forget_failure(self, model: str, version: int) -> None:
+        """Let a failed version be tried anew, or end its failure when it is gone."""
+        status = self._registry.models().get(model, {}).get(version)
+        if status is not None and status.state is VersionState.FAILED:
+            self._registry.set_status(model, version, replace(status, state=VersionState.UNLOADED))
 
     def _known(self, model: str) -> dict[int, Known]:
         statuses = self._registry.models().get(model, {})
@@ -234,10 +246,12 @@ class Manager:
         note(status)
         try:
             loaded, status = self._prove(found, status, note)
-        except (ArtifactError, RuntimeNotInstalledError) as error:
-            log.error("version failed", model=model, version=version, reason=str(error))
+        except Exception as error:  # whatever it was, the version must not stay in between, and others go on
+            foreseen = isinstance(error, ArtifactError | RuntimeNotInstalledError)
+            reason = str(error) if foreseen else f"{found.directory}: {type(error).__name__}: {error}"
+            log.error("version failed", model=model, version=version, reason=reason, exc_info=not foreseen)
             self._metrics.load_failures.labels(model).inc()
-            status = replace(status, state=VersionState.FAILED, reason=str(error))
+            status = replace(status, state=VersionState.FAILED, reason=reason)
             if serving:
                 self._registry.note_failed_reload(model, version, status)
             return note(status)

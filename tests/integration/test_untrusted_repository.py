@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from convserve import manifest as m
 from convserve.config import ModelSettings, Settings
-from convserve.errors import ArtifactError
+from convserve.errors import ArtifactError, VersionNotAvailableError
+from convserve.lifecycle import VersionState
 from convserve.manager import Manager
 from convserve.metrics import Metrics
 from convserve.open_inference.v2 import management_pb2
@@ -128,6 +129,30 @@ def failure(repository: Path, require_signature: str = "") -> str:
     with managed(repository, require_signature) as manager:
         (failed,) = manager.reconcile()
         return failed.reason
+
+
+def test_a_model_that_breaks_off_when_it_runs_fails_alone(repository: Path) -> None:
+    """Whatever the runtime raises: one that takes single images only fails at two, and another version answers."""
+    version = versions.write_version(repository, version=2)
+    model = onnx.load_from_string(versions.onnx_bytes())
+    graph = model.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2, np.float32), "ones"))
+    graph.node[1].output[0] = "scaled before"
+    for node in (
+        onnx.helper.make_node("Mul", ["scaled before", "one"], ["scaled"]),
+        onnx.helper.make_node("Gather", ["ones", "rows"], ["one"]),  # the third of two, with two rows
+        onnx.helper.make_node("Shape", ["image"], ["rows"], start=0, end=1),
+    ):
+        graph.node.insert(2 if node.op_type == "Mul" else 0, node)
+    (version / m.ONNX_FILE).write_bytes(model.SerializeToString())
+    versions.seal(version, version=2)
+    with managed(repository) as manager:
+        (failed,) = manager.reconcile()
+        assert failed.state is VersionState.FAILED
+        assert "out of data bounds" in failed.reason
+        assert manager.load("stripes", 1) == 1
+        with pytest.raises(VersionNotAvailableError, match="out of data bounds"):
+            manager.load("stripes", 2)
 
 
 def test_a_version_that_is_a_link_out_of_the_repository_is_not_served(repository: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import classification_pb2_grpc as rpc
 from convserve.v1 import model_pb2, model_pb2_grpc
 from support import versions
-from support.server import ServerProcess, serving
+from support.server import ServerProcess, run_to_end, serving
 from support.waiting import until
 
 FAST = ("--repository-poll-interval", "0.05")
@@ -96,8 +96,7 @@ def test_a_new_version_takes_over_without_a_failed_call(caller: Caller, reposito
 def test_a_version_that_fails_never_serves(caller: Caller, server: ServerProcess, repository: Path) -> None:
     """The old one stays; the reason is in API, log and metric; repaired content is tried again."""
     staged = versions.write_version(repository.parent / "elsewhere", version=2, seed=1)
-    content = (staged / m.ONNX_FILE).read_bytes()
-    (staged / m.ONNX_FILE).write_bytes(content[:-1] + b"?")
+    content = damage(staged)
     shutil.move(staged, repository / "stripes/2")
     until(lambda: caller.state(2) == "failed")
     assert caller.version() == 1
@@ -111,6 +110,54 @@ def test_a_version_that_fails_never_serves(caller: Caller, server: ServerProcess
     (repository / "stripes/2" / m.MANIFEST_FILE).touch()
     until(lambda: caller.state(2) == "available")
     until(lambda: caller.version() == 2)
+
+
+def damage(directory: Path) -> bytes:
+    """Alter the last byte of a version's model. Returns what it held before."""
+    content = (directory / m.ONNX_FILE).read_bytes()
+    (directory / m.ONNX_FILE).write_bytes(content[:-1] + b"?")
+    return content
+
+
+def test_a_start_goes_back_to_the_newest_version_that_can_be_proved(repository: Path, tmp_path: Path) -> None:
+    """As a running server would have kept it: ready, the failures told, and the newest tried again when it changes."""
+    damage(versions.write_version(repository, version=2, seed=1))
+    newest = versions.write_version(repository, version=3, seed=2)
+    content = damage(newest)
+    with serving(repository, tmp_path, *FAST) as server:
+        caller = Caller(server)
+        assert server.ready["models"] == ["stripes"]
+        assert server.http("/readyz")[0] == 200
+        assert caller.version() == 1
+        states = caller.states()
+        assert {number: state for number, (state, _) in states.items()} == {1: "available", 2: "failed", 3: "failed"}
+        assert "model.onnx: SHA-256" in states[3][1]
+        assert server.metric("convserve_version_load_failures_total", model="stripes") == 2
+        assert server.metric("convserve_versions", state="failed") == 2
+        assert server.metric("convserve_default_version", model="stripes") == 1
+        (told,) = (event for event in server.log_events() if event["event"] == "another version answers")
+        assert (told["version"], told["failed"]) == (1, [2, 3])
+        (newest / m.ONNX_FILE).write_bytes(content)
+        (newest / m.MANIFEST_FILE).touch()
+        until(lambda: caller.state(3) == "available" and caller.state(1) == "unloaded")
+        assert caller.version() == 3
+        shutil.rmtree(repository / "stripes/2")
+        until(lambda: server.metric("convserve_versions", state="failed") == 0)
+        caller.channel.close()
+
+
+def test_a_start_does_not_replace_a_version_that_is_named(repository: Path, tmp_path: Path) -> None:
+    """What an alias stands for must be proved, and so must one version at least; or the server ends with the reason."""
+    damage(versions.write_version(repository, version=2, seed=1))
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[models.stripes.aliases]\nstable = 2\n")
+    ended = run_to_end(repository, "--config", str(settings))
+    assert ended.returncode == 1
+    assert "stripes/2/model.onnx: SHA-256" in ended.stderr
+    damage(repository / "stripes/1")
+    ended = run_to_end(repository)
+    assert ended.returncode == 1
+    assert "stripes/1/model.onnx: SHA-256" in ended.stderr
 
 
 def test_a_half_copied_version_waits_for_its_manifest(caller: Caller, repository: Path) -> None:

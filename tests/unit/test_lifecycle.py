@@ -49,6 +49,30 @@ def test_a_version_that_fails_leaves_the_old_one() -> None:
     assert next_action({1: "a", 2: "changed"}, states, LATEST) == Load(2)
 
 
+def test_the_next_older_version_serves_in_place_of_one_that_failed() -> None:
+    """At a start there is no old one that could stay; the failed one is tried again when it changes."""
+    found = {1: "a", 2: "a", 3: "a"}
+    assert next_action(found, {}, LATEST) == Load(3)
+    assert next_action(found, known(v3=FAILED), LATEST) == Load(2)
+    assert next_action(found, known(v2=FAILED, v3=FAILED), LATEST) == Load(1)
+    assert next_action(found, known(v1=AVAILABLE, v2=FAILED, v3=FAILED), LATEST) is None
+    assert next_action(found, known(v1=FAILED, v2=FAILED, v3=FAILED), LATEST) is None
+    repaired = {**found, 3: "b"}
+    assert next_action(repaired, known(v1=AVAILABLE, v2=FAILED, v3=FAILED), LATEST) == Load(3)
+    states = {**known(v1=AVAILABLE, v2=FAILED), 3: Known(AVAILABLE, "b")}
+    assert next_action(repaired, states, LATEST) == Unload(1)
+
+
+def test_only_latest_looks_for_another_version() -> None:
+    """Versions that are named, by `specific` or by an alias, have no substitute; `all` wants the older ones anyway."""
+    found = {1: "a", 2: "a"}
+    assert next_action(found, known(v2=FAILED), VersionPolicy(specific=(2,))) is None
+    pinned = VersionPolicy(specific=(2,), pinned=frozenset({1}))
+    assert next_action(found, known(v1=FAILED, v2=AVAILABLE), pinned) is None
+    assert VersionPolicy(all=True).wanted(found, {2}) == [2, 1]
+    assert VersionPolicy(latest=2).wanted([1, 2, 3, 4], {3}) == [4, 2]
+
+
 def test_a_version_whose_content_changed_is_proved_anew() -> None:
     """Whoever overwrites a version gets it loaded, and replaced only if it holds."""
     assert next_action({1: "changed"}, known(v1=AVAILABLE), LATEST) == Load(1)

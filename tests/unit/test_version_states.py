@@ -32,14 +32,17 @@ class Versions(RuleBasedStateMachine):
         self.base = Path(tempfile.mkdtemp())
         self.root = self.base / "repository"
         versions.write_version(self.root)
+        self.contents = 0
+        self.disk: dict[int, tuple[int, bool]] = {1: (0, True)}
+        self.begin()
+
+    def begin(self) -> None:
+        """A server that has seen nothing yet."""
         self.registry = Registry()
         self.manager = Manager(
             Settings(model_repository=self.root), self.registry, Metrics(CollectorRegistry(), "test"), 1
         )
-        self.contents = 0
-        self.disk: dict[int, tuple[int, bool]] = {1: (0, True)}
         self.available: dict[int, int] = {}
-        self.failed: dict[int, int] = {}
         self.pinned: set[int] = set()
         self.held: set[int] = set()
         self.aliases: dict[str, int] = {}
@@ -88,9 +91,22 @@ class Versions(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self) -> None:
-        """A look at the repository brings what the policy wants."""
+        """A look at the repository brings what the policy wants; nothing that could be proved is left unserved."""
         self.manager.reconcile()
         self.settle()
+        if not self.available:
+            assert not any(good for number, (_, good) in self.disk.items() if number not in self.held)
+
+    @rule()
+    def restart(self) -> None:
+        """A server that starts on what lies there serves the newest version that can be proved."""
+        self.manager.close()
+        self.begin()
+        failures = self.manager.reconcile()
+        self.settle()
+        good = [number for number, (_, good) in self.disk.items() if good]
+        assert set(self.available) == set(sorted(good)[-1:])
+        assert bool(failures) == (not good and bool(self.disk))
 
     @rule(number=NUMBERS)
     @precondition(lambda self: self.ever_available)
@@ -116,7 +132,6 @@ class Versions(RuleBasedStateMachine):
             assert number not in self.available or number in self.aliases.values()
             return
         del self.available[number]
-        self.failed.pop(number, None)
         self.held.add(number)
         self.pinned.discard(number)
         self.settle()
@@ -149,7 +164,8 @@ class Versions(RuleBasedStateMachine):
         """What the model expects after the manager has done all it wants to."""
         candidates = sorted(set(self.disk) - self.held, reverse=True)
         pinned = self.pinned | set(self.aliases.values())
-        wanted = [number for number in candidates if number in candidates[:1] or number in pinned]
+        provable = [number for number in candidates if self.disk[number][1] or number in self.available]
+        wanted = [number for number in candidates if number in provable[:1] or number in pinned]
         broken = []
         for number in wanted:
             content, good = self.disk[number]

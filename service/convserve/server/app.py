@@ -136,7 +136,7 @@ class Server:
         Raises:
             ConfigError: an address cannot be bound, tokens or certificates cannot be read, or the repository is missing
                 or empty.
-            ArtifactError: a model cannot be proved, and `exit_on_error` is set.
+            ArtifactError: a model cannot be proved, and `exit_on_error` is set; under `latest`, none of its versions.
         """
         settings = self._settings
         self._access.load()
