@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from benchmarks import processes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -44,8 +46,7 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """CPU time used by the process so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return processes.cpu_seconds(self.pid)
 
     def resident_mb(self) -> float:
         """Resident memory in MB."""
@@ -54,12 +55,13 @@ class Running:
 
 
 @contextmanager
-def running(peer: Peer) -> Iterator[Running]:
-    """Start a peer on the server's core and wait until it is ready."""
+def running(
+    peer: Peer, *, cores: Sequence[int] = (SERVER_CORE,), stderr: int | IO[bytes] = subprocess.DEVNULL
+) -> Iterator[Running]:
+    """Start a peer on the server's core, or on several, and wait until it is ready."""
     started = time.perf_counter()
-    process = subprocess.Popen(
-        ["taskset", "-c", str(SERVER_CORE), *peer.command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    pinned = ["taskset", "-c", ",".join(map(str, cores)), *peer.command]
+    process = subprocess.Popen(pinned, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

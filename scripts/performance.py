@@ -199,6 +199,101 @@ def process() -> Iterator[str]:
         yield "One core, the model alone in the repository, in the runs of the first table."
 
 
+def workers() -> Iterator[str]:
+    """How throughput grows with workers, what one more costs, and whether that is what is wanted."""
+    result = read("workers")
+    if result is None:
+        return
+    numbers, targets = list(result["scaling"]), result["targets"]
+    rows = []
+    for number in numbers:
+        own, share = result["scaling"][number], result["of_n_times_one"][number]
+        rows.append(
+            [
+                number,
+                f"{own['images_per_second']['median']:,.0f}/s",
+                f"{own['client_cores_busy']['median']:.2f}" + ", shared" * result["client_shares_cores"][number],
+                f"{own['images_per_second_less_client']['median']:,.0f}/s",
+                f"{own['least_busy_worker']['median']:.2f} to {own['busiest_worker']['median']:.2f}",
+                f"{share['measured']['median']:.2f}",
+                f"**{share['less_client']['median']:.2f}** (spread {share['less_client']['spread']:.0%})",
+                f"{share['raw']['median']:.2f}",
+            ]
+        )
+    yield (
+        f"**Scaling.** Batches of {result['rows_of_a_batch']} images, a core for each worker. *Less client*: with the"
+        " client's CPU time taken off where it shares the workers' cores. The last three columns are rates over N times"
+        " the rate of one, of the same repetition: of all that was measured, less the client, and of raw onnxruntime."
+    )
+    head = ["workers", "images/s", "cores the client uses", "less client", "of its core, a worker uses"]
+    yield table([*head, "of N times one", "less client", "raw onnxruntime"], rows)
+    yield _single_calls(result["single_calls"], result["spread_of_calls"])
+    rows = [
+        [number, *(f"{one[key]['median']:.0f}" if key in one else "" for key in _MEMORY)]
+        for number, one in result["memory"].items()
+    ]
+    yield "**Memory**, in MB, with both bundled models; of several workers, the largest."
+    yield table(["workers", *_MEMORY.values()], rows)
+    ready = "; ".join(f"{name}: {one['seconds']['median']:.2f} s" for name, one in result["ready"].items())
+    yield f"**From exec to ready** with both bundled models, by workers and cores: {ready}."
+    most = numbers[-1]
+    one_worker = f"1 on {result['cores']} core{'s' if result['cores'] > 1 else ''}"
+    wanted = [
+        (f"{most} workers, of {most} times one", "least", "scaling", result["of_n_times_one"][most]["less_client"], ""),
+        (
+            "unshared by a further worker, after load",
+            "most",
+            "further_worker_mb",
+            _of_many(result, "unshared_mb"),
+            " MB",
+        ),
+        ("resident, one worker, after load", "most", "one_worker_mb", result["memory"]["1"]["resident_mb"], " MB"),
+        (f"exec to ready, {one_worker}", "most", "ready_seconds", result["ready"][one_worker]["seconds"], " s"),
+    ]
+    rows = []
+    for name, bound, key, found, unit in wanted:
+        met = found["median"] >= targets[key] if bound == "least" else found["median"] <= targets[key]
+        rows.append(
+            [name, f"at {bound} {targets[key]:g}{unit}", f"{found['median']:.3g}{unit}", "met" if met else "**missed**"]
+        )
+    yield table(["target", "wanted", "found", ""], rows)
+    yield conditions(result, "workers")
+
+
+_MEMORY = {
+    "resident_idle_mb": "resident, idle",
+    "resident_mb": "resident, after load",
+    "unshared_idle_mb": "unshared, idle",
+    "unshared_mb": "unshared, after load",
+    "supervisor_resident_mb": "supervisor, resident",
+    "supervisor_unshared_mb": "supervisor, unshared",
+}
+
+
+def _of_many(result: Result, key: str) -> dict[str, float]:
+    """A figure of the run with most workers."""
+    found: dict[str, float] = list(result["memory"].values())[-1][key]
+    return found
+
+
+def _single_calls(calls: Result, spread: Result) -> str:
+    """What dividing single calls costs, and how evenly they fall."""
+    costs = "; ".join(
+        f"{number}: {one['server_cpu_seconds_per_request']['median'] * 1e6:,.0f} µs"
+        f" ({one['requests_per_second']['median']:,.0f}/s)"
+        for number, one in calls.items()
+    )
+    shares = sorted(spread["largest_share"])
+    return (
+        f"**Single calls.** CPU time of the server for a call, by workers, all on one core under the same load:"
+        f" {costs}. That is what dividing the work costs, in smaller batches and changes of process; what cores do to"
+        f" each other it does not show. Of {len(shares)} new clients with {spread['connections']} connections each,"
+        f" {spread['clients_that_missed_a_worker']} reached fewer than all {spread['workers']} workers; the busiest"
+        f" worker had {shares[len(shares) // 2]:.0%} of a client's calls in the middle case, {shares[-1]:.0%} at most."
+        f" Together: {' and '.join(f'{one:,}' for one in spread['calls'])} calls."
+    )
+
+
 def gaps() -> Iterator[str]:
     """What has no figure here."""
     missing = []
@@ -206,7 +301,9 @@ def gaps() -> Iterator[str]:
         missing.append(
             "a GPU: no figure on this page is of one; `make test-gpu` and `benchmarks.tuning --device cuda` run there"
         )
-    missing += ["more than two cores: how throughput grows with `--workers`", "a network: all traffic is loopback"]
+    cores = (read("workers") or {"cores": 0})["cores"]
+    missing.append(f"{f'more than {cores}' if cores else 'several'} cores: how throughput grows with `--workers`")
+    missing.append("a network: all traffic is loopback")
     yield "\n".join(f"- {one}" for one in missing)
 
 
@@ -216,6 +313,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "coalescing": coalescing,
     "stress": stress,
     "process": process,
+    "workers": workers,
     "gaps": gaps,
 }
 
