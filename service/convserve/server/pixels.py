@@ -40,8 +40,11 @@ def to_pixels(values: npt.NDArray[Any], pixel_range: str, field: str) -> Images:
         return _from_unit(values, field)
     if values.dtype == np.uint8:
         return values
+    with np.errstate(invalid="ignore"):
+        pixels = values.astype(np.uint8)
+    if (pixels == values).all():  # what is no pixel cannot come back from a byte as it was
+        return pixels
     _check_range(values, 255, field, f"pixels are whole numbers from 0 to 255 in pixel_range {BYTE_RANGE!r}")
-    pixels = values.astype(np.uint8)
     if values.dtype.kind == "f":
         hint = f"; is pixel_range {UNIT_RANGE!r} meant?" if values.max(initial=0) <= 1 else "; round them first"
         _refuse(values, pixels == values, field, f"pixels are whole numbers in pixel_range {BYTE_RANGE!r}{hint}")

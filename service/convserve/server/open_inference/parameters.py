@@ -18,6 +18,11 @@ DEFAULT_PRIORITY_LEVEL = 2
 _PRIORITIES = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL}
 
 
+def read(parameters: Parameters) -> Parameters:
+    """The same as a dictionary: most requests have none, and looking for each name in protobuf's map takes long."""
+    return dict(parameters) if parameters else {}
+
+
 def priority(parameters: Parameters) -> Priority:
     """`priority`: 1 is high, 2 normal, 3 and more low; 0 or missing is normal."""
     return _PRIORITIES.get(integer(parameters, "priority", "parameters"), Priority.LOW)

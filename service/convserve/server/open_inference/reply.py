@@ -46,7 +46,9 @@ def wanted(message: pb.ModelInferRequest) -> Wanted:
         InvalidRequestError: an output is unknown or named twice, or a parameter has another type.
         UnsupportedError: an output should go to shared memory.
     """
-    return Wanted(_outputs(message) if message.outputs else _ALL, parameters.explain(message.parameters))
+    return Wanted(
+        _outputs(message) if message.outputs else _ALL, parameters.explain(parameters.read(message.parameters))
+    )
 
 
 def _outputs(message: pb.ModelInferRequest) -> tuple[Output, ...]:

@@ -18,6 +18,12 @@ from convserve.server.rpc import Call
 _FIELD = "inputs[0]"
 
 
+def holds_files(message: pb.ModelInferRequest) -> bool:
+    """Whether the images are files, which have to be decoded. A request with several inputs is refused anyway."""
+    inputs = message.inputs
+    return len(inputs) > 0 and inputs[0].datatype == "BYTES"
+
+
 def read(message: pb.ModelInferRequest, call: Call) -> Request:
     """Turn a message into a request, and bring the call's deadline forward if a parameter says so.
 
@@ -27,36 +33,27 @@ def read(message: pb.ModelInferRequest, call: Call) -> Request:
     """
     if not message.model_name:
         raise InvalidRequestError.of("model_name", "is empty; name the model")
-    parameters.refuse_sequences(message.parameters)
-    parameters.check_final_response(message.parameters)
-    timeout = parameters.timeout_seconds(message.parameters)
-    if timeout is not None:
-        call.deadline = min(call.deadline, monotonic() + timeout)
+    given = parameters.read(message.parameters)
+    if given:
+        parameters.refuse_sequences(given)
+        parameters.check_final_response(given)
+        timeout = parameters.timeout_seconds(given)
+        if timeout is not None:
+            call.deadline = min(call.deadline, monotonic() + timeout)
     version, alias = version_or_alias(message.model_version, "model_version")
-    images, field = _images(message)
-    return Request(
-        message.model_name,
-        images,
-        field,
-        version=version,
-        alias=alias,
-        request_id=message.id or call.request_id,
-        deadline=call.deadline,
-        priority=parameters.priority(message.parameters),
-        trail=call,
-    )
+    images, field = _images(message, parameters.pixel_range(given))
+    request_id, priority = message.id or call.request_id, parameters.priority(given)
+    return Request(message.model_name, images, field, version, alias, request_id, call.deadline, priority, call)
 
 
-def _images(message: pb.ModelInferRequest) -> tuple[Images | Sequence[bytes], str]:
+def _images(message: pb.ModelInferRequest, pixel_range: str) -> tuple[Images | Sequence[bytes], str]:
     """The images, and where they lie in the message."""
-    pixel_range = parameters.pixel_range(message.parameters)
-    if len(message.inputs) != 1 or message.inputs[0].name != INPUT_NAME:
-        names = [tensor.name for tensor in message.inputs[:4]]
-        raise InvalidRequestError.of(
-            "inputs", f"{len(message.inputs)} came, {names}; the model takes one, {INPUT_NAME!r}"
-        )
-    tensor = message.inputs[0]
-    parameters.refuse_shared_memory(tensor.parameters)
+    inputs = message.inputs
+    tensor = inputs[0] if len(inputs) == 1 else None
+    if tensor is None or tensor.name != INPUT_NAME:
+        names = [one.name for one in inputs[:4]]
+        raise InvalidRequestError.of("inputs", f"{len(inputs)} came, {names}; the model takes one, {INPUT_NAME!r}")
+    parameters.refuse_shared_memory(parameters.read(tensor.parameters))
     raw = _raw(message, tensor)
     if tensor.datatype == "BYTES":
         field = f"{_FIELD}.contents.bytes_contents" if raw is None else "raw_input_contents[0]"

@@ -115,7 +115,7 @@ class OpenInferenceServicer:
                 infer_pb2.ModelInferRequest,
                 self.model_infer,
                 model_of=lambda message: message.model_name,
-                decodes=lambda message: any(one.datatype == "BYTES" for one in message.inputs),
+                decodes=request.holds_files,
             )
         ]
 

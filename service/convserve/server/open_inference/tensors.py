@@ -17,22 +17,23 @@ Tensor = pb.ModelInferRequest.InferInputTensor
 MAX_ELEMENTS = 1_000_000
 """Most elements of a BYTES tensor; each is an image file, and one request takes far fewer."""
 
-_TYPES: dict[str, tuple[str, str]] = {
-    "UINT8": ("uint8", "uint_contents"),
-    "UINT16": ("uint16", "uint_contents"),
-    "UINT32": ("uint32", "uint_contents"),
-    "UINT64": ("uint64", "uint64_contents"),
-    "INT8": ("int8", "int_contents"),
-    "INT16": ("int16", "int_contents"),
-    "INT32": ("int32", "int_contents"),
-    "INT64": ("int64", "int64_contents"),
-    "FP16": ("float16", ""),
-    "FP32": ("float32", "fp32_contents"),
-    "FP64": ("float64", "fp64_contents"),
+_TYPES: dict[str, tuple[np.dtype[Any], str]] = {
+    "UINT8": (np.dtype("u1"), "uint_contents"),
+    "UINT16": (np.dtype("<u2"), "uint_contents"),
+    "UINT32": (np.dtype("<u4"), "uint_contents"),
+    "UINT64": (np.dtype("<u8"), "uint64_contents"),
+    "INT8": (np.dtype("i1"), "int_contents"),
+    "INT16": (np.dtype("<i2"), "int_contents"),
+    "INT32": (np.dtype("<i4"), "int_contents"),
+    "INT64": (np.dtype("<i8"), "int64_contents"),
+    "FP16": (np.dtype("<f2"), ""),
+    "FP32": (np.dtype("<f4"), "fp32_contents"),
+    "FP64": (np.dtype("<f8"), "fp64_contents"),
 }
-"""NumPy's name of a datatype, and the field that holds its elements; empty: raw only."""
+"""How NumPy calls a datatype, little-endian, and the field that holds its elements; empty: raw only."""
 
 _LENGTH_BYTES = 4
+_FLOAT = np.dtype("<f4")
 
 
 def read_numbers(tensor: Tensor, raw: bytes | None, field: str) -> npt.NDArray[Any]:
@@ -50,8 +51,7 @@ def read_numbers(tensor: Tensor, raw: bytes | None, field: str) -> npt.NDArray[A
         raise InvalidRequestError.of(
             f"{field}.datatype", f"{tensor.datatype!r} came; it must be {', '.join(_TYPES)}, or BYTES for image files"
         )
-    name, contents = _TYPES[tensor.datatype]
-    dtype = np.dtype(name).newbyteorder("<")
+    dtype, contents = _TYPES[tensor.datatype]
     shape = tuple(tensor.shape)
     if len(shape) != 4 or min(shape) < 1:
         raise InvalidRequestError.of(
@@ -65,7 +65,7 @@ def read_numbers(tensor: Tensor, raw: bytes | None, field: str) -> npt.NDArray[A
                 "raw_input_contents[0]",
                 f"{len(raw)} bytes came; shape {_brief(shape)} takes {size * dtype.itemsize} ({tensor.datatype})",
             )
-        return np.frombuffer(raw, dtype).reshape(shape)
+        return np.ndarray(shape, dtype, raw)
     values = np.array(_typed(tensor, contents, field))
     if len(values) != size:
         raise InvalidRequestError.of(
@@ -96,7 +96,7 @@ def read_files(tensor: Tensor, raw: bytes | None, field: str) -> list[bytes]:
 
 def write_numbers(values: npt.NDArray[np.float32]) -> bytes:
     """Raw bytes of an array."""
-    return values.astype("<f4", copy=False).tobytes()
+    return values.astype(_FLOAT, copy=False).tobytes()
 
 
 def write_strings(values: Sequence[bytes]) -> bytes:
