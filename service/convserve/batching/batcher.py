@@ -158,7 +158,9 @@ class Batcher:
                 self._work.notify()
 
     def run_one(self, seconds: float) -> bool:
-        """Form a batch that runs about so long at most, and run it on this thread. Returns whether rows still wait.
+        """Form a batch that runs about so long, and run it on this thread. Returns whether rows still wait.
+
+        It runs up to twice as long where a request would be torn apart otherwise.
 
         When all slots are taken it does nothing: whoever holds one comes back for what waits.
         """
@@ -167,7 +169,9 @@ class Batcher:
         try:
             with self._work:
                 now = self._clock()
-                taken = self._queue.take(now, draining=self._state == "draining", most_rows=self._rows_within(seconds))
+                rows = self._rows_within(seconds)
+                spare = 0 if self._sizes else rows  # padded up to the next size, a few more rows cost many
+                taken = self._queue.take(now, draining=self._state == "draining", most_rows=rows, spare_rows=spare)
                 expired = self._collect_drops()
                 if isinstance(taken, Batch):
                     self._in_flight += taken.rows

@@ -118,13 +118,16 @@ class BatchQueue:
         self.drops.cancelled += 1
         return True
 
-    def take(self, now: float, *, draining: bool = False, most_rows: int = 0) -> Batch | float | None:
+    def take(
+        self, now: float, *, draining: bool = False, most_rows: int = 0, spare_rows: int = 0
+    ) -> Batch | float | None:
         """Form a batch if it is time to.
 
         Args:
             now: reading of the clock.
             draining: nothing more will come, so that no window is waited for.
             most_rows: rows it may have, when that is less than `max_batch_size`; 0: no such limit.
+            spare_rows: rows it may have beyond that, if they keep the last item together.
 
         Returns:
             The batch; or the reading of the clock at which to ask again unless something arrives before; or None when
@@ -138,7 +141,7 @@ class BatchQueue:
         reason = self._reason(now, first, room, draining=draining)
         if isinstance(reason, float):
             return reason
-        return self._form(now, first, room, reason)
+        return self._form(now, first, room, min(room + spare_rows, self.limits.max_batch_size) - room, reason)
 
     def drain(self) -> list[Item]:
         """Empty the queue and return what was in it."""
@@ -167,18 +170,19 @@ class BatchQueue:
             return ReleaseReason.DEADLINE
         return min(window_ends, latest_start)
 
-    def _form(self, now: float, first: float, most_rows: int, reason: ReleaseReason) -> Batch:
+    def _form(self, now: float, first: float, most_rows: int, spare_rows: int, reason: ReleaseReason) -> Batch:
         """Collect rows, most urgent line first, until the batch is full or nothing waits."""
         parts: list[Part] = []
         room = most_rows
         for line in self._waiting.values():
-            while line and room:
+            while line and room > 0:
                 item = line[0]
                 if self._is_dead(item, now):
                     line.popleft()
                     self._drop(item)
                     continue
-                stop = min(item.rows, item.next_row + room)
+                left = item.rows - item.next_row
+                stop = item.next_row + (left if left <= room + spare_rows else room)
                 if stop < item.rows:
                     item.split()
                 else:

@@ -21,8 +21,8 @@ def queue(**limits: float) -> BatchQueue:
     return BatchQueue(QueueLimits(**limits))  # type: ignore[arg-type]
 
 
-def take(waiting: BatchQueue, now: float, *, draining: bool = False) -> Batch:
-    batch = waiting.take(now, draining=draining)
+def take(waiting: BatchQueue, now: float, *, draining: bool = False, most_rows: int = 0, spare_rows: int = 0) -> Batch:
+    batch = waiting.take(now, draining=draining, most_rows=most_rows, spare_rows=spare_rows)
     assert isinstance(batch, Batch)
     return batch
 
@@ -90,6 +90,25 @@ def test_a_large_request_is_split_in_order() -> None:
     first, second = take(waiting, 0.0), take(waiting, 0.0)
     assert [(part.item, part.start, part.stop) for part in first.parts] == [(large, 0, 4)]
     assert [(part.item, part.start, part.stop) for part in second.parts] == [(large, 4, 6), (small, 0, 1)]
+
+
+def test_a_request_is_kept_together_as_far_as_rows_are_spare() -> None:
+    """Spare rows are for the item that would be split, and for nobody else; what needs more is split as ever."""
+    waiting = queue(max_batch_size=16)
+    first, second, large = item(3), item(2), item(9)
+    for one in (first, second, large, item(1)):
+        waiting.offer(one, 0.0)
+    kept = take(waiting, 0.0, most_rows=4, spare_rows=1)
+    assert [(part.item, part.start, part.stop) for part in kept.parts] == [(first, 0, 3), (second, 0, 2)]
+    torn = take(waiting, 0.0, most_rows=4, spare_rows=4)
+    assert [(part.item, part.start, part.stop) for part in torn.parts] == [(large, 0, 4)]
+
+
+def test_no_rows_are_spare_beyond_the_largest_batch() -> None:
+    """A model that was proved up to a batch size is never given more."""
+    waiting = queue(max_batch_size=4)
+    waiting.offer(item(6), 0.0)
+    assert take(waiting, 0.0, most_rows=3, spare_rows=3).rows == 3
 
 
 def test_higher_priorities_go_first() -> None:

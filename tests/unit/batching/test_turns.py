@@ -137,7 +137,19 @@ def test_a_large_request_comes_back_whole() -> None:
     (answer,) = model.answers
     assert isinstance(answer, Outputs)
     assert answer.logits[:, 0].tolist() == list(range(50))
-    assert len(model.runs) == 25
+    assert [run.item_rows for run in model.runs] == [2] * 23 + [4]
+
+
+def test_a_request_is_not_torn_apart_for_a_little_time() -> None:
+    """What takes up to two turns runs in one, whole: two batches would cost more than the wait that they save."""
+    log: list[str] = []
+    turns = Turns(lambda: Model.clock)
+    model = Model(log, "m")
+    for _ in range(3):
+        model.submit(3, turns)
+    while turns:
+        turns.run_one()
+    assert log == ["m3", "m3", "m3"]
 
 
 @pytest.mark.parametrize("settings", [{"slots": 2}, {"delay": 0.01}, {"row": 0.01}])
