@@ -75,6 +75,30 @@ def throughput() -> Iterator[str]:
         )
 
 
+def cost() -> Iterator[str]:
+    """Where a request's CPU time goes, now and before."""
+    result = read("cost")
+    if result is None:
+        return
+    versions = result["versions"]
+    others = ("requests_per_second", "microseconds", "context_switches")
+    rows = [
+        [part, *(f"{one[part]['median']:.0f} µs" for one in versions.values())]
+        for part in next(iter(versions.values()))
+        if part not in others
+    ]
+    rows.append(["**together**", *(f"**{one['microseconds']['median']:.0f} µs**" for one in versions.values())])
+    rows.append(["changes of thread", *(f"{one['context_switches']['median']:.1f}" for one in versions.values())])
+    rows.append(["requests/s", *(f"{one['requests_per_second']['median']:,.0f}" for one in versions.values())])
+    yield "CPU time of the server for one request of `light`, 64 in flight, on one core, by library."
+    yield table(["", *versions], rows)
+    runs = [one["microseconds"] for one in versions.values()]
+    yield (
+        f"Median of {runs[0]['runs']:.0f} repetitions, spread {max(one['spread'] for one in runs):.0%} at most."
+        f" {conditions(result, 'cost')}"
+    )
+
+
 def peers() -> Iterator[str]:
     """One table for each model: convserve's requests per second over each peer's."""
     for path in sorted(RESULTS.glob("peers-*.json")):
@@ -309,6 +333,7 @@ def gaps() -> Iterator[str]:
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "throughput": throughput,
+    "cost": cost,
     "peers": peers,
     "coalescing": coalescing,
     "stress": stress,
