@@ -7,7 +7,9 @@ way when the window ends, they wait until one returns: sending more would only m
 slower. So groups are as large as the load makes them.
 
 Callers who all wait for one RPC come back together, and the server would have nothing to do until they do. So while
-one RPC is under way, half of the callers seen lately are enough for the next: client and server work at the same time.
+no more than one RPC is under way, half of the callers seen lately are enough for the next: client and server work at
+the same time. The first who comes back would find nothing under way and go alone, although the others follow: so while
+some have an answer that they have not taken yet, images gather too.
 
 A lane is what images must have in common: model, version, top_k, explain, and being files or pixels of one shape.
 """
@@ -16,16 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 from convserve.client.images import Loaded
 from convserve.client.requests import MAX_ROWS, Kind, Options, kind_of, size_of
 from convserve.client.tracing import Trace
 
 W = TypeVar("W")
-
-Lane: TypeAlias = tuple[Options, Kind]
-"""What images must have in common to travel together."""
 
 WINDOW_SECONDS = 0.001
 """How long images wait for others while an RPC is under way, counted from the first that waits."""
@@ -59,15 +58,17 @@ class Row(Generic[W]):
     """The caller's trace context."""
     waiter: W
     """Where the caller waits; means nothing here."""
+    lane: Lane[W] | None = None
+    """What it has in common with others; set when it comes."""
     group: Group[W] | None = None
-    """The images it travels with."""
+    """The images it travels with, until they have come back."""
 
 
 @dataclass(eq=False, slots=True)
 class Group(Generic[W]):
     """Images that travel in one RPC."""
 
-    lane: Lane
+    lane: Lane[W]
     """What they have in common."""
     rows: list[Row[W]] = field(default_factory=list)
     """The images whose callers still wait, in the order they came."""
@@ -75,13 +76,6 @@ class Group(Generic[W]):
     """When the first of them came."""
     gathering: bool = True
     """Whether more may join."""
-    sent: int = 0
-    """Rows that it went with."""
-
-    @property
-    def options(self) -> Options:
-        """What their callers want."""
-        return self.lane[0]
 
     @property
     def first(self) -> Row[W] | None:
@@ -95,30 +89,27 @@ class Group(Generic[W]):
 
 
 @dataclass(eq=False, slots=True)
-class _Lane(Generic[W]):
-    single: Group[W]
-    """Stands for an image that goes alone: one at a time, so one object does."""
+class Lane(Generic[W]):
+    """Images that may travel together."""
+
+    options: Options
+    """What their callers want."""
     under_way: int = 0
     """RPCs."""
-    rows_under_way: int = 0
     group: Group[W] | None = None
     """What gathers."""
+    inside: int = 0
+    """Callers who have come and not left."""
+    answered: int = 0
+    """Those of them whose RPC has returned. They are about to leave, and may come again."""
     callers: int = 0
-    """The most that were here at a time lately. 0: not known."""
-
-    def sends(self, group: Group[W]) -> None:
-        self.under_way += 1
-        self.rows_under_way += group.sent
-
-    def takes_back(self, group: Group[W]) -> None:
-        here = self.rows_under_way + (len(self.group.rows) if self.group else 0)
-        self.callers = max(here, self.callers + -self.callers // _FORGETS)
-        self.under_way -= 1
-        self.rows_under_way -= group.sent
+    """The most that were inside at a time lately. 0: not known."""
 
     def has_enough(self, group: Group[W]) -> bool:
-        """Whether a group may go before its window ends."""
-        return not self.under_way or (self.under_way == 1 and 2 * len(group.rows) >= self.callers > 0)
+        """Whether what gathers may go before its window ends."""
+        if self.under_way > 1:
+            return False
+        return 2 * len(group.rows) >= self.callers > 0 or not (self.under_way or self.answered)
 
 
 class Lanes(Generic[W]):
@@ -130,7 +121,7 @@ class Lanes(Generic[W]):
         """Rows of a full group; lowered when a server turns out to take less."""
         self._image_bytes = min(IMAGE_BYTES, max_message_bytes // (max_rows + 1))
         self._connections = connections
-        self._lanes: dict[Lane, _Lane[W]] = {}
+        self._lanes: dict[tuple[Options, Kind], Lane[W]] = {}
 
     def __len__(self) -> int:
         """Lanes in use."""
@@ -140,42 +131,38 @@ class Lanes(Generic[W]):
         """Whether an image is small enough to be worth gathering."""
         return size_of(image) <= self._image_bytes
 
-    def alone(self, lane: Lane) -> Group[W] | None:
-        """An image has come. If nothing of its lane is under way, it goes at once: tell `returned` when it is back.
+    def come(self, row: Row[W], options: Options, now: float) -> Group[W]:
+        """An image has come. Returns the group that it joined, which goes now if `gathering` is False.
 
-        None: let it `gather`.
+        When that has gone, tell `returned` that it is back. In any case, let the row `leave`.
         """
-        found = self._lanes.get(lane) or self._open(lane)
-        if found.under_way:
-            return None
-        found.sends(found.single)
-        return found.single
-
-    def gather(self, row: Row[W], lane: Lane, now: float) -> Group[W]:
-        """Let an image wait for others. Returns the group that it joined, which goes now if `gathering` is False.
-
-        When it has gone, `returned` must be told that it is back.
-        """
-        found = self._lanes.get(lane) or self._open(lane)
-        group = found.group
+        key = options, kind_of(row.image)
+        lane = self._lanes.get(key) or self._open(key)
+        group = lane.group
         if group is None:
-            found.group = group = Group(lane, since=now)
+            lane.group = group = Group(lane, since=now)
+        lane.inside += 1
         group.rows.append(row)
-        row.group = group
-        if len(group.rows) >= self.max_rows or found.has_enough(group):
+        row.lane, row.group = lane, group
+        if lane.has_enough(group) or len(group.rows) >= self.max_rows:
             self.release(group)
         return group
 
-    def _open(self, lane: Lane) -> _Lane[W]:
+    def _open(self, key: tuple[Options, Kind]) -> Lane[W]:
         if len(self._lanes) >= _IDLE_LANES:
-            self._lanes = {key: found for key, found in self._lanes.items() if found.under_way}
-        made = self._lanes[lane] = _Lane(Group(lane, gathering=False, sent=1))
+            self._lanes = {key: lane for key, lane in self._lanes.items() if lane.under_way or lane.inside}
+        made = self._lanes[key] = Lane(key[0])
         return made
 
     def returned(self, group: Group[W], now: float) -> Group[W] | None:
         """What was sent has come back. Returns the group that goes now."""
-        lane = self._lanes[group.lane]
-        lane.takes_back(group)
+        lane = group.lane
+        lane.callers = max(lane.inside, lane.callers + -lane.callers // _FORGETS)
+        lane.under_way -= 1
+        for row in group.rows:
+            if row.group is group:  # else it goes again
+                row.group = None
+                lane.answered += 1
         group.rows = []  # rows and group refer to each other: the garbage collector would have to find them
         gathering = lane.group
         if gathering is None:
@@ -186,35 +173,43 @@ class Lanes(Generic[W]):
 
     def due(self, group: Group[W], now: float) -> Group[W] | None:
         """Let a group go if it has waited long enough; returns it if so."""
-        busy = self._lanes[group.lane].under_way >= self._connections if group.gathering else False
         waited = now - group.since + CLOCK_SECONDS
-        return group if waited >= (BUSY_SECONDS if busy else WINDOW_SECONDS) and self.release(group) else None
+        long_enough = BUSY_SECONDS if group.lane.under_way >= self._connections else WINDOW_SECONDS
+        return group if waited >= long_enough and self.release(group) else None
 
     def release(self, group: Group[W]) -> bool:
         """Let a group go. False if it went before."""
         if not group.gathering:
             return False
-        lane = self._lanes[group.lane]
-        lane.group = None
+        group.lane.group = None
         group.gathering = False
-        group.sent = len(group.rows)
-        lane.sends(group)
+        group.lane.under_way += 1
         return True
 
-    def leave(self, row: Row[W]) -> None:
-        """A caller has given up. Does nothing to what is on its way."""
-        group = row.group
-        if group is None or row not in group.rows:
-            return
+    def leave(self, row: Row[W]) -> Group[W] | None:
+        """A caller has its answer or has given up, which does nothing to what is on its way. Once for each that came.
+
+        Returns the group that goes now.
+        """
+        lane, group = row.lane, row.group
+        if lane is None:
+            raise AssertionError("a row that never came cannot leave")
+        lane.inside -= 1
+        row.lane = row.group = None
+        if group is None:
+            lane.answered -= 1
+            gathering = lane.group
+            return gathering if gathering and lane.has_enough(gathering) and self.release(gathering) else None
         group.rows.remove(row)
         if group.gathering and not group.rows:
             group.gathering = False
-            self._lanes[group.lane].group = None
+            lane.group = None
+        return None
 
     def again(self, group: Group[W], rows: list[Row[W]]) -> Group[W]:
         """Some rows of a group go again, in an RPC of their own."""
-        made = Group(group.lane, rows, gathering=False, sent=len(rows))
-        self._lanes[group.lane].sends(made)
+        made = Group(group.lane, rows, gathering=False)
+        group.lane.under_way += 1
         for row in rows:
             row.group = made
         return made
@@ -222,11 +217,6 @@ class Lanes(Generic[W]):
     def refused(self, count: int) -> None:
         """A server refused so many images at once, and took one of them alone: it takes less."""
         self.max_rows = max(1, min(self.max_rows, count // 2))
-
-
-def lane_of(image: Loaded, options: Options) -> Lane:
-    """Where an image goes that is wanted like this."""
-    return options, kind_of(image)
 
 
 def trace_of(rows: Iterable[Row[W]]) -> Trace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from convserve.client.images import ImageLike, Loaded, load
 from convserve.errors import InvalidRequestError
@@ -24,9 +24,8 @@ Kind: TypeAlias = tuple[int, ...] | None
 """What images must have in common to travel in one message: the shape of pixels; None for files."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a caller wants of a classification."""
+class Options(NamedTuple):
+    """What a caller wants of a classification. A tuple, because each call makes one and looks its lane up by it."""
 
     model: str
     """Name of the model."""

@@ -190,6 +190,29 @@ def test_callers_behind_an_rpc_travel_together(fake: FakeServer) -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("no_window")
+def test_callers_who_come_back_together_travel_together(fake: FakeServer) -> None:
+    """The first of them does not go alone, and half of them do not wait for the other half."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+
+            async def twice(value: int) -> list[int]:
+                return [(await client.classify(bytes([one]), model="m")).index for one in (value, 100 + value)]
+
+            gate = fake.before = Gate(HELD)
+            held = asyncio.create_task(client.classify(bytes([HELD]), model="m"))
+            await arrival(gate)
+            tasks = [asyncio.create_task(twice(value)) for value in range(9)]
+            await until(lambda: gathered(client) == 9)
+            gate.open()
+            assert await asyncio.gather(*tasks) == [[value, 100 + value] for value in range(9)]
+            await held
+            assert [len(first_bytes(request)) for request in fake.requests] == [1, 9, 5, 4]
+
+    run(test)
+
+
 def test_the_window_ends_the_wait(fake: FakeServer) -> None:
     """An RPC that takes long holds nobody."""
 

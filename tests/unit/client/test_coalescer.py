@@ -159,6 +159,27 @@ def test_a_hanging_server_holds_nobody_for_long(
         crowd.held.result(30)
 
 
+def test_who_comes_back_first_waits_for_those_who_are_about_to(
+    fake: FakeServer, client: Client, pool: ThreadPoolExecutor
+) -> None:
+    """They have their answers and only have to wake up; the last who does lets those go who came back."""
+    crowd = Crowd(fake, client, pool)
+    answers = crowd.gather(*[bytes([value]) for value in range(8)])
+    assert client._coalescer is not None
+    (lane,) = client._coalescer._lanes._lanes.values()
+    assert lane.group is not None
+    slow = lane.group.rows[-2].waiter  # woken last: the last makes the RPC
+    gate, slow.gate = slow.gate, threading.Lock()  # nobody wakes it any more
+    crowd.gate.open()
+    assert indices([crowd.held, *answers[:6], answers[7]]) == [HELD, *range(6), 7]
+    (later,) = crowd.gather(b"\x09")
+    assert crowd.gathered() == [b"\x09"]
+    gate.release()
+    assert indices([answers[6], later]) == [6, 9]
+    assert crowd.sent() == [list(range(8)), [9]]
+    until(lambda: idle(client))
+
+
 def test_pixels_travel_together_too(fake: FakeServer, client: Client, pool: ThreadPoolExecutor) -> None:
     """As one tensor."""
     held = np.full((2, 3, 1), HELD, np.uint8)

@@ -7,11 +7,20 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
-from convserve.client.coalescing import BUSY_SECONDS, IMAGE_BYTES, WINDOW_SECONDS, Group, Lanes, Row, lane_of, trace_of
+from convserve.client.coalescing import (
+    BUSY_SECONDS,
+    IMAGE_BYTES,
+    WINDOW_SECONDS,
+    Group,
+    Lane,
+    Lanes,
+    Row,
+    trace_of,
+)
 from convserve.client.images import Loaded
 from convserve.client.requests import Options
 
-Lane: TypeAlias = Lanes[None]
+Some: TypeAlias = Lanes[None]
 
 DIGITS = Options("digits", None, 1, explain=False)
 
@@ -20,33 +29,37 @@ def row(image: Loaded = b"x", deadline: float = 10.0, trace: str = "") -> Row[No
     return Row(image, deadline, (("traceparent", trace),) if trace else (), None)
 
 
-def lanes(max_rows: int = 64, connections: int = 4) -> Lane:
+def lanes(max_rows: int = 64, connections: int = 4) -> Some:
     return Lanes(2**20, connections, max_rows)
 
 
-def come(some: Lane, one: Row[None], options: Options = DIGITS, now: float = 0.0) -> Group[None] | None:
-    """None: it goes alone."""
-    lane = lane_of(one.image, options)
-    return None if some.alone(lane) is not None else some.gather(one, lane, now)
+def enter(some: Some, now: float = 0.0, options: Options = DIGITS, image: Loaded = b"x") -> Group[None]:
+    return some.come(row(image), options, now)
 
 
-def enter(some: Lane, now: float = 0.0, options: Options = DIGITS, image: Loaded = b"x") -> Group[None] | None:
-    return come(some, row(image), options, now)
+def busy(some: Some) -> Group[None]:
+    """An image that is under way."""
+    group = enter(some)
+    assert not group.gathering
+    assert len(group.rows) == 1
+    return group
+
+
+def back(some: Some, group: Group[None], now: float = 0.0) -> Group[None] | None:
+    """A group has come back, and its callers take their answers and leave. What goes then."""
+    rows = list(group.rows)
+    gone = [some.returned(group, now), *[some.leave(one) for one in rows]]
+    found = [one for one in gone if one is not None]
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def test_a_lone_image_goes_at_once() -> None:
     """Again and again: nothing is under way when it comes."""
     some = lanes()
     for _ in range(3):
-        assert some.returned(busy(some), 0.0) is None
+        assert back(some, busy(some)) is None
     assert len(some) == 0
-
-
-def busy(some: Lane) -> Group[None]:
-    """An image that is under way."""
-    single = some.alone(lane_of(b"x", DIGITS))
-    assert single is not None
-    return single
 
 
 def test_images_gather_while_one_is_under_way_and_go_when_it_returns() -> None:
@@ -54,13 +67,13 @@ def test_images_gather_while_one_is_under_way_and_go_when_it_returns() -> None:
     some = lanes()
     first = busy(some)
     rows = [row() for _ in range(3)]
-    groups = {id(come(some, one, now=0.0001 * index)) for index, one in enumerate(rows)}
+    groups = {id(some.come(one, DIGITS, 0.0001 * index)) for index, one in enumerate(rows)}
     assert len(groups) == 1
-    group = some.returned(first, 0.0005)
+    group = back(some, first, 0.0005)
     assert group is not None
     assert group.rows == rows
     assert not group.gathering
-    assert some.returned(group, 0.001) is None
+    assert back(some, group, 0.001) is None
     assert len(some) == 0
 
 
@@ -70,7 +83,6 @@ def test_the_window_of_the_first_ends_the_wait() -> None:
     busy(some)
     group = enter(some, 5.0)
     assert enter(some, 5.0009) is group
-    assert group is not None
     assert some.due(group, 5.0 + WINDOW_SECONDS * 0.99) is None
     assert some.due(group, 5.0 + WINDOW_SECONDS) is group
     assert some.due(group, 5.0 + WINDOW_SECONDS) is None
@@ -83,7 +95,7 @@ def test_a_full_group_goes_at_once() -> None:
     busy(some)
     groups = [enter(some) for _ in range(4)]
     assert groups[0] is groups[1] is groups[2]
-    assert [group.gathering for group in groups if group] == [False, False, False, True]
+    assert [group.gathering for group in groups] == [False, False, False, True]
 
 
 def test_when_every_connection_is_busy_images_wait_for_one() -> None:
@@ -91,15 +103,12 @@ def test_when_every_connection_is_busy_images_wait_for_one() -> None:
     some = lanes(connections=2)
     first = busy(some)
     second = enter(some, 0.0)
-    assert second is not None
     assert some.due(second, WINDOW_SECONDS) is second
     third = enter(some, 1.0)
-    assert third is not None
     assert some.due(third, 1.0 + WINDOW_SECONDS) is None
     assert some.due(third, 1.0 + BUSY_SECONDS * 0.99) is None
-    assert some.returned(first, 1.0 + WINDOW_SECONDS) is third
+    assert back(some, first, 1.0 + WINDOW_SECONDS) is third
     fourth = enter(some, 2.0)
-    assert fourth is not None
     assert some.due(fourth, 2.0 + BUSY_SECONDS) is fourth
 
 
@@ -108,12 +117,10 @@ def test_a_return_does_not_cut_the_window_short_while_others_are_under_way() -> 
     some = lanes()
     first = busy(some)
     second = enter(some, 0.0)
-    assert second is not None
     assert some.due(second, WINDOW_SECONDS) is second
     third = enter(some, 1.0)
-    assert third is not None
-    assert some.returned(first, 1.0 + WINDOW_SECONDS / 2) is None
-    assert some.returned(second, 1.0 + WINDOW_SECONDS * 0.6) is third
+    assert back(some, first, 1.0 + WINDOW_SECONDS / 2) is None
+    assert back(some, second, 1.0 + WINDOW_SECONDS * 0.6) is third
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,7 @@ def test_callers_who_want_different_things_do_not_share(other: Options) -> None:
     """Each has a lane of its own, and goes at once in it."""
     some = lanes()
     busy(some)
-    assert enter(some, options=other) is None
+    assert not enter(some, options=other).gathering
     assert enter(some, options=other) is not enter(some)
     assert len(some) == 2
 
@@ -139,9 +146,9 @@ def test_files_and_pixels_of_each_shape_do_not_share() -> None:
     """A message holds images of one kind."""
     some = lanes()
     busy(some)
-    assert enter(some, image=np.zeros((2, 2, 1), np.uint8)) is None
-    assert enter(some, image=np.zeros((2, 2, 3), np.uint8)) is None
-    assert enter(some) is not None
+    assert not enter(some, image=np.zeros((2, 2, 1), np.uint8)).gathering
+    assert not enter(some, image=np.zeros((2, 2, 3), np.uint8)).gathering
+    assert enter(some).gathering
 
 
 def test_large_images_travel_alone() -> None:
@@ -157,13 +164,12 @@ def test_who_has_left_does_not_travel() -> None:
     first = busy(some)
     rows = [row(), row()]
     for one in rows:
-        come(some, one)
+        some.come(one, DIGITS, 0.0)
     some.leave(rows[0])
     assert rows[1].group is not None
     assert rows[1].group.rows == [rows[1]]
     some.leave(rows[1])
-    some.leave(rows[1])
-    assert some.returned(first, 0.0) is None
+    assert back(some, first) is None
     assert len(some) == 0
 
 
@@ -171,60 +177,93 @@ def test_rows_that_go_again_count_as_under_way() -> None:
     """The lane ends when they are back."""
     some = lanes()
     first = busy(some)
-    again = some.again(first, [row()])
+    again = some.again(first, list(first.rows))
     assert some.returned(first, 0.0) is None
     assert len(some) == 1
-    assert enter(some) is not None  # not alone
-    some.returned(again, 0.0)
+    assert back(some, again) is None
+    assert len(some) == 0
+
+
+def crowd(some: Some, count: int) -> None:
+    """So many callers were here together, and have gone."""
+    first = busy(some)
+    group = [enter(some) for _ in range(count - 1)][-1]
+    assert back(some, first) is group
+    assert back(some, group) is None
 
 
 def test_half_of_those_who_call_do_not_wait_for_the_other_half() -> None:
     """Eight callers came back together: four go, and while those are under way the other four gather."""
     some = lanes()
+    crowd(some, 8)
+    early = busy(some)
+    groups = [enter(some) for _ in range(4)]
+    assert [group.gathering for group in groups] == [False] * 4
+    late = [enter(some) for _ in range(3)][-1]
+    assert late.gathering
+    assert back(some, early) is None
+    assert enter(some) is late
+    assert not late.gathering
+
+
+def test_the_first_who_comes_back_waits_for_those_who_are_about_to() -> None:
+    """Their answers are there: they will follow in no time, and should not have to wait for the RPC of the first."""
+    some = lanes()
     first = busy(some)
-    for _ in range(7):
-        enter(some)
-    everybody = some.returned(first, 0.0)
-    assert everybody is not None
-    assert len(everybody.rows) == 7
-    assert some.returned(everybody, 0.0) is None
-    alone = busy(some)
-    early = [enter(some) for _ in range(4)]
-    assert early[-1] is not None
-    assert not early[-1].gathering
-    late = [enter(some) for _ in range(3)]
-    assert late[-1] is not None
-    assert late[-1].gathering
-    assert some.returned(alone, 0.0) is None
-    again = [enter(some)]
-    assert again == [late[-1]]
-    assert not late[-1].gathering
+    callers = [row() for _ in range(8)]
+    group = [some.come(one, DIGITS, 0.0) for one in callers][-1]
+    back(some, first)
+    some.returned(group, 0.0)
+    for one in callers[:3]:
+        assert some.leave(one) is None
+        together = enter(some)
+        assert together.gathering
+    assert some.leave(callers[3]) is None
+    assert enter(some) is together
+    assert not together.gathering  # half of them
+    assert len(together.rows) == 4
+
+
+def test_who_does_not_come_back_is_not_waited_for() -> None:
+    """When the last has taken the answer, those who came back go. Until then their window holds."""
+    some = lanes()
+    first = busy(some)
+    callers = [row() for _ in range(8)]
+    group = [some.come(one, DIGITS, 0.0) for one in callers][-1]
+    back(some, first)
+    some.returned(group, 0.0)
+    some.leave(callers[0])
+    together = enter(some, 1.0)
+    assert [some.leave(one) for one in callers[1:-1]] == [None] * 6
+    assert some.due(together, 1.0 + WINDOW_SECONDS * 0.99) is None
+    assert some.leave(callers[-1]) is together
+
+
+def test_the_window_holds_when_an_answer_is_not_taken() -> None:
+    """A caller's thread may be held up for as long as the machine likes."""
+    some = lanes()
+    crowd(some, 8)
+    some.returned(busy(some), 0.0)
+    second = enter(some, 1.0)
+    assert second.gathering
+    assert some.due(second, 1.0 + WINDOW_SECONDS) is second
 
 
 def test_callers_of_the_past_are_forgotten() -> None:
     """A burst does not make a few callers wait for others who do not come."""
     some = lanes()
-    first = busy(some)
-    for _ in range(63):
-        enter(some)
-    burst = some.returned(first, 0.0)
-    assert burst is not None
-    some.returned(burst, 0.0)
+    crowd(some, 64)
     for _ in range(40):
-        some.returned(busy(some), 0.0)
+        back(some, busy(some))
     busy(some)
-    second = enter(some)
-    assert second is not None
-    assert not second.gathering
+    assert not enter(some).gathering
 
 
 def test_lanes_are_forgotten() -> None:
     """Callers may ask for any number of models."""
     some = lanes()
     for at in range(1000):
-        single = some.alone(lane_of(b"x", Options(f"model {at}", None, 1, explain=False)))
-        assert single is not None
-        some.returned(single, 0.0)
+        back(some, enter(some, options=Options(f"model {at}", None, 1, explain=False)))
     assert len(some) == 0
     assert len(some._lanes) < 100
 
@@ -232,7 +271,7 @@ def test_lanes_are_forgotten() -> None:
 def test_the_one_who_waits_longest_is_found() -> None:
     """Of equals, the one that came last: it is awake already."""
     rows = [row(deadline=3), row(deadline=5), row(deadline=5), row(deadline=1)]
-    assert Group(lane_of(b"x", DIGITS), rows).last is rows[2]
+    assert Group(Lane(DIGITS), rows).last is rows[2]
 
 
 def test_the_trace_is_the_first_callers_who_has_one() -> None:

@@ -56,29 +56,25 @@ class Coalescer:
         Raises:
             ConvserveError: this image's error, or that of an RPC which would have failed without the others too.
         """
-        lane = coalescing.lane_of(image, options)
-        single = self._lanes.alone(lane)
-        if single is not None:
-            try:
-                (result,) = await self._send([image], options, deadline, trace)
-            finally:
-                self._returned(single)
-            return result
         loop = asyncio.get_running_loop()
         row: Row = coalescing.Row(image, deadline, trace, loop.create_future())
-        group = self._lanes.gather(row, lane, loop.time())
-        if group.rows[0] is row:
-            self._waiting.add(group)
-            if group.gathering:
-                loop.call_at(group.since + coalescing.WINDOW_SECONDS, self._window_ends, group)
-        if not group.gathering:
-            self._go(group)
-        self._watch(deadline)
+        group = self._lanes.come(row, options, loop.time())
         try:
+            if not group.gathering and len(group.rows) == 1:
+                try:
+                    (result,) = await self._send([image], options, deadline, trace)
+                finally:
+                    self._returned(group)
+                return result
+            if group.first is row:
+                self._waiting.add(group)
+                loop.call_at(group.since + coalescing.WINDOW_SECONDS, self._window_ends, group)
+            if not group.gathering:
+                self._go(group)
+            self._watch(deadline)
             return await row.waiter
         finally:
-            if row.waiter.cancelled():
-                self._leave(row)
+            self._leave(row)
 
     def _watch(self, deadline: float) -> None:
         """See to it that somebody looks at the clock at a deadline: one timer for all callers."""
@@ -95,7 +91,6 @@ class Coalescer:
         for row in waiting:
             if row.deadline <= now:
                 row.waiter.set_exception(DeadlineError("the deadline passed before the answer was there"))
-                self._leave(row)
         self._watch(min((row.deadline for row in waiting if row.deadline > now), default=math.inf))
 
     def _window_ends(self, group: Group[Waiter]) -> None:
@@ -112,7 +107,7 @@ class Coalescer:
 
     async def _drive(self, group: Group[Waiter]) -> None:
         """Make the group's RPC and hand out what came of it."""
-        rows, parts = list(group.rows), list[list[Row]]()
+        rows, parts = [row for row in group.rows if not row.waiter.done()], list[list[Row]]()
         try:
             parts = await self._exchange(group, rows) if rows else []
         except Exception as error:  # noqa: BLE001  # a defect, or the application's token function; everybody is told
@@ -128,7 +123,7 @@ class Coalescer:
         try:
             sending = next(steps)
             while True:
-                sending = steps.send(await self._outcome(sending, group.options))
+                sending = steps.send(await self._outcome(sending, group.lane.options))
         except StopIteration as end:
             parts: list[list[Row]] = end.value
             return parts
@@ -152,9 +147,9 @@ class Coalescer:
         self._go(self._lanes.returned(group, asyncio.get_running_loop().time()))
 
     def _leave(self, row: Row) -> None:
-        """A caller has given up. What nobody waits for any more is cancelled."""
-        self._lanes.leave(row)
+        """A caller has its answer or has given up. What nobody waits for any more is cancelled."""
         group = row.group
+        self._go(self._lanes.leave(row))
         if group is None or not all(other.waiter.done() for other in group.rows):
             return
         if group in self._tasks:

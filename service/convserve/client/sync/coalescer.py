@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from convserve.client import coalescing
-from convserve.client.coalescing import Group, Lane, Lanes
+from convserve.client.coalescing import Group, Lanes
 from convserve.client.images import Loaded
 from convserve.client.requests import Options
 from convserve.client.results import Classification
@@ -30,21 +30,21 @@ Send: TypeAlias = Callable[[Sequence[Loaded], Options, float, Trace], list[Class
 class _Waiter:
     """Where one caller waits. Written under the coalescer's lock."""
 
-    __slots__ = ("awake", "baton", "duty", "gate", "gone", "outcome")
+    __slots__ = ("baton", "duty", "gate", "gone", "outcome")
 
     def __init__(self) -> None:
         self.gate = threading.Lock()
         self.gate.acquire()
-        self.awake = False
         self.gone = False
         self.outcome: Outcome | None = None
         self.duty: Group[_Waiter] | None = None
+        """The group whose RPC this caller makes."""
         self.baton: Iterator[_Waiter] | None = None
         """Those whom this caller wakes."""
 
     def wake(self) -> None:
-        if not self.awake:
-            self.awake = True
+        """Let the caller look what is new; if it is awake, once more than it would."""
+        if self.gate.locked():
             self.gate.release()
 
 
@@ -71,53 +71,42 @@ class Coalescer:
         Raises:
             ConvserveError: this image's error, or that of an RPC which would have failed without the others too.
         """
-        lane = coalescing.lane_of(image, options)
+        waiter = _Waiter()
+        row = coalescing.Row(image, deadline, trace, waiter)
         with self._lock:
-            single = self._lanes.alone(lane)
-        if single is not None:
-            try:
-                (result,) = self._send([image], options, deadline, trace)
-            finally:
-                with self._lock:
-                    self._returned(single)
-            return result
-        row = coalescing.Row(image, deadline, trace, _Waiter())
+            group = self._lanes.come(row, options, time.monotonic())
+            alone = not group.gathering and len(group.rows) == 1
+            if not group.gathering:
+                self._appoint(group)
         try:
-            return self._wait(row, self._gather(row, lane))
+            if alone:
+                (result,) = self._send([image], options, deadline, trace)
+                return result
+            return self._wait(row, group)
         finally:
             with self._lock:
                 self._leave(row)
-
-    def _gather(self, row: Row, lane: Lane) -> Group[_Waiter]:
-        with self._lock:
-            group = self._lanes.gather(row, lane, time.monotonic())
-            if not group.gathering:
-                self._appoint(group)
-            return group
 
     def _wait(self, row: Row, group: Group[_Waiter]) -> Classification:
         """Wait for the answer, and do what this caller is appointed to. The first of a group watches its window."""
         waiter = row.waiter
         alarm = group.since + coalescing.WINDOW_SECONDS if group.first is row else math.inf
-        while True:
+        while waiter.outcome is None:
+            if waiter.duty is not None:
+                self._drive(waiter.duty, waiter)
+                continue
             seconds = min(alarm, row.deadline) - time.monotonic()
-            signalled = waiter.gate.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
-            if waiter.outcome is None:
+            waiter.gate.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
+            if waiter.outcome is None and waiter.duty is None:
                 with self._lock:
                     now = time.monotonic()
                     alarm = self._watch(group, now) if group.first is row else math.inf
-                    duty = waiter.duty
-                    if signalled and duty is None:
-                        waiter.awake = False
-                    late = duty is None and waiter.outcome is None and now >= row.deadline
+                    late = waiter.duty is None and waiter.outcome is None and now >= row.deadline
                 if late:
                     raise DeadlineError("the deadline passed before the answer was there")
-                if duty is not None:
-                    self._drive(duty, row)
-            if isinstance(waiter.outcome, Exception):
-                raise waiter.outcome
-            if waiter.outcome is not None:
-                return waiter.outcome
+        if isinstance(waiter.outcome, Exception):
+            raise waiter.outcome
+        return waiter.outcome
 
     def _watch(self, group: Group[_Waiter], now: float) -> float:
         """Let a group go if its window has ended. Returns when to look again."""
@@ -127,7 +116,7 @@ class Coalescer:
         window = group.since + coalescing.WINDOW_SECONDS
         return window if now < window else group.since + coalescing.BUSY_SECONDS
 
-    def _drive(self, group: Group[_Waiter], driver: Row) -> None:
+    def _drive(self, group: Group[_Waiter], driver: _Waiter) -> None:
         """Make the group's RPC and hand out what came of it. If this is interrupted, `_leave` finds another driver."""
         with self._lock:
             rows = _waiting(group.rows)
@@ -137,8 +126,7 @@ class Coalescer:
             self._settle((row, error) for row in rows)
             parts = []
         with self._lock:
-            driver.waiter.duty = None
-            driver.waiter.awake = False
+            driver.duty = None
             for part in parts:
                 again = [row for row in _waiting(part) if row in group.rows]
                 if again:
@@ -150,7 +138,7 @@ class Coalescer:
         try:
             sending = next(steps)
             while True:
-                sending = steps.send(self._outcome(sending, group.options))
+                sending = steps.send(self._outcome(sending, group.lane.options))
         except StopIteration as end:
             parts: list[list[Row]] = end.value
             return parts
@@ -170,7 +158,7 @@ class Coalescer:
                 waiter = row.waiter
                 if waiter.outcome is None:
                     waiter.outcome = outcome
-                    if not waiter.awake:
+                    if waiter.duty is None:  # else it is the driver, who is awake
                         waiting.append(waiter)
             _wake_one(iter(waiting))
 
@@ -191,30 +179,25 @@ class Coalescer:
 
     def _leave(self, row: Row) -> None:
         """A caller has its answer or has given up. If it was to do something for others, somebody else does it."""
-        waiter, group = row.waiter, row.group
-        waiter.gone = True
+        waiter, group, duty = row.waiter, row.group, row.waiter.duty
+        waiter.gone, waiter.duty = True, None
         if waiter.baton is not None:
             _wake_one(waiter.baton)
-        if group is None:
-            return
-        watched = group.first is row
-        if waiter.outcome is None:
-            self._lanes.leave(row)
-        duty, waiter.duty = waiter.duty, None
+        if duty is not None and not any(other is not row for other in _waiting(duty.rows)):
+            self._returned(duty)
+            duty = None
+        watched = group is not None and group.first is row
+        self._go(self._lanes.leave(row))
         if duty is not None:
-            duty.rows = _waiting(duty.rows)
-            if duty.rows:
-                self._appoint(duty)
-            else:
-                self._returned(duty)
-        elif watched and group.gathering:
+            self._appoint(duty)
+        elif watched and group is not None and group.gathering:
             group.rows[0].waiter.wake()
 
 
 def _wake_one(waiting: Iterator[_Waiter]) -> None:
     """Wake the next of some callers; it wakes the one after it."""
     for waiter in waiting:
-        if not (waiter.gone or waiter.awake):
+        if not waiter.gone:
             waiter.baton = waiting
             waiter.wake()
             return
