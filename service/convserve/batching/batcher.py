@@ -188,10 +188,13 @@ class Batcher:
     def _rows_within(self, seconds: float) -> int:
         """Rows of the largest batch that is predicted to run no longer; at least one."""
         sizes = self._sizes or self._times.sizes
-        fitting = [size for size in sizes if self._times.predict(size) <= seconds]
-        if not self._sizes and fitting and fitting[-1] < sizes[-1]:  # between two measured sizes
-            return max(fitting[-1], int(fitting[-1] * seconds / self._times.predict(fitting[-1])))
-        return fitting[-1] if fitting else sizes[0]
+        fitting = bisect.bisect_right(sizes, seconds, key=self._times.predict)
+        if not fitting:
+            return sizes[0]
+        size = sizes[fitting - 1]
+        if not self._sizes and fitting < len(sizes):  # between two measured sizes
+            return max(size, int(size * seconds / self._times.predict(size)))
+        return size
 
     def cancel(self, item: Item) -> None:
         """Give an item up, because its caller has gone. Rows that wait never run; rows that run are not waited for."""
