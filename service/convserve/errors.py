@@ -100,9 +100,3 @@ class ConfigError(ConvserveError):
 
 class RuntimeNotInstalledError(ConvserveError):
     """A runtime or device was asked for that this installation does not have; names the extra to install."""
-
-
-def by_name(name: str, message: str) -> ConvserveError:
-    """Make an error again that came from another process as its class's name and its message."""
-    kind = globals().get(name)
-    return kind(message) if isinstance(kind, type) and issubclass(kind, ConvserveError) else InternalError(message)

@@ -87,6 +87,18 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What administrators have asked for of one model while the server ran."""
+
+    pinned: frozenset[int]
+    """Versions to be loaded whatever the policy says."""
+    held: frozenset[int]
+    """Versions not to be loaded whatever the policy says."""
+    aliases: Mapping[str, int]
+    """Version by alias, those from the settings included."""
+
+
+@dataclass(frozen=True)
 class Known:
     """What is known of a version that was seen before."""
 

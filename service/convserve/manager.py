@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
 from convserve import manifest as manifests
-from convserve import memory, proving, repository
-from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
-from convserve.config import ModelSettings, Settings
-from convserve.devices import Device
-from convserve.drift import Drift
+from convserve import memory, repository
+from convserve.config import Settings
 from convserve.errors import (
     ArtifactError,
     InvalidRequestError,
@@ -26,17 +19,12 @@ from convserve.errors import (
     RuntimeNotInstalledError,
     VersionNotAvailableError,
 )
-from convserve.lifecycle import Known, Load, VersionPolicy, VersionState, broken, next_action
-from convserve.metrics import Metrics, VersionMetrics
-from convserve.priority import in_background
-from convserve.registry import LoadedVersion, Registry, VersionStatus
+from convserve.lifecycle import Known, Load, VersionPolicy, VersionState, Wishes, broken, next_action
+from convserve.loading import Loader
+from convserve.metrics import Metrics
+from convserve.registry import Registry, VersionStatus
 from convserve.repository import FoundVersion
 from convserve.routing import Routes, check_alias
-from convserve.runtimes import Runtime, open_runtime
-from convserve.statistics import Statistics
-
-if TYPE_CHECKING:
-    from convserve.signing import Verifier
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +37,7 @@ class Manager:
         self._settings = settings
         self._registry = registry
         self._metrics = metrics
-        self._intra_op_threads = intra_op_threads
+        self._loader = Loader(settings, metrics, intra_op_threads)
         self._turn = threading.RLock()
         self._pinned: defaultdict[str, set[int]] = defaultdict(set)
         self._held: defaultdict[str, set[int]] = defaultdict(set)
@@ -57,15 +45,6 @@ class Manager:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a version became available or was unloaded."""
         self._watcher = threading.Thread(target=self._watch, name="versions", daemon=True)
-
-    @cached_property
-    def _verifier(self) -> Verifier | None:
-        """Checks signatures; None: they are not required."""
-        if not self._settings.require_signature:
-            return None
-        from convserve.signing import Verifier  # brings a library of ten megabytes, for those who ask for signatures
-
-        return Verifier(Path(self._settings.require_signature))
 
     def start_watching(self) -> None:
         """Look at the repository every `repository_poll_interval` seconds from now on."""
@@ -155,6 +134,40 @@ class Manager:
             log.info("alias set", model=model, alias=alias, version=version)
             return aliases
 
+    def wishes(self) -> dict[str, Wishes]:
+        """What administrators have asked for, by model, for a server that should do the same."""
+        with self._turn:
+            return {
+                model: Wishes(
+                    frozenset(self._pinned[model]),
+                    frozenset(self._held[model]),
+                    dict(self._registry.routes(model).aliases),
+                )
+                for model in self._registry.models()
+            }
+
+    def adopt(self, wishes: Mapping[str, Wishes]) -> None:
+        """Take over what administrators asked of another server; `reconcile` brings it about."""
+        with self._turn:
+            for model, wish in wishes.items():
+                self._introduce(model)
+                self._pinned[model], self._held[model] = set(wish.pinned), set(wish.held)
+                routes = self._registry.routes(model)
+                self._registry.set_routes(model, replace(routes, aliases=wish.aliases))
+
+    def follow(self, wishes: Mapping[str, Wishes]) -> None:
+        """Take over what administrators asked of another server, and bring it about at once.
+
+        Raises:
+            ConfigError: the repository cannot be read.
+        """
+        with self._turn:
+            self.adopt(wishes)
+            for model, wish in wishes.items():
+                for version in wish.held:
+                    self._unload(model, version)
+            self.reconcile()
+
     def _watch(self) -> None:
         while not self._stopping.wait(self._settings.repository_poll_interval):
             try:
@@ -173,14 +186,18 @@ class Manager:
         failures = []
         with self._turn:
             for model, found in repository.scan(self._settings.model_repository).items():
-                if not self._registry.has_model(model):
-                    self._registry.add_model(model)
-                    self._metrics.load_failures.labels(model)  # at zero, so that the first one is an increase
-                    settings = self._settings.for_model(model)
-                    routes = Routes(settings.aliases, settings.split, settings.shadow, settings.shadow_percent)
-                    self._registry.set_routes(model, routes)
+                self._introduce(model)
                 failures += self._settle(model, found)
         return failures
+
+    def _introduce(self, model: str) -> None:
+        """Make a model known, with what the settings say of it."""
+        if not self._registry.has_model(model):
+            self._registry.add_model(model)
+            self._metrics.load_failures.labels(model)  # at zero, so that the first one is an increase
+            settings = self._settings.for_model(model)
+            routes = Routes(settings.aliases, settings.split, settings.shadow, settings.shadow_percent)
+            self._registry.set_routes(model, routes)
 
     def close(self) -> int:
         """Stop watching and unload everything. Returns how many accepted requests had to be refused."""
@@ -196,7 +213,7 @@ class Manager:
     def _settle(self, model: str, found: dict[int, FoundVersion]) -> list[VersionStatus]:
         """Load and unload versions of one model until nothing is left to do. Returns failures as `reconcile` does."""
         failures: dict[int, VersionStatus] = {}
-        decisive = [manifests.MANIFEST_FILE, *([manifests.SIGNATURE_FILE] if self._verifier else [])]
+        decisive = [manifests.MANIFEST_FILE, *([manifests.SIGNATURE_FILE] if self._loader.verifier else [])]
         fingerprints = {version: _fingerprint(entry, decisive) for version, entry in found.items()}
         policy = replace(
             VersionPolicy.parse(self._settings.for_model(model).version_policy),
@@ -245,7 +262,7 @@ class Manager:
 
         note(status)
         try:
-            loaded, status = self._prove(found, status, note)
+            loaded, status = self._loader.load(found, status, note, in_background=bool(self._registry.loaded()))
         except Exception as error:  # whatever it was, the version must not stay in between, and others go on
             foreseen = isinstance(error, ArtifactError | RuntimeNotInstalledError)
             reason = str(error) if foreseen else f"{found.directory}: {type(error).__name__}: {error}"
@@ -263,84 +280,6 @@ class Manager:
             previous.unload(self._settings.drain.timeout)
         return status
 
-    def _prove(
-        self, found: FoundVersion, status: VersionStatus, note: Callable[[VersionStatus], VersionStatus]
-    ) -> tuple[LoadedVersion, VersionStatus]:
-        """Check signature and files, build the runtime, replay the golden vectors."""
-        root = self._settings.model_repository
-        repository.check_inside(root, found.directory, [manifests.MANIFEST_FILE, manifests.SIGNATURE_FILE])
-        content = manifests.read_bytes(found.directory)
-        if self._verifier is not None:
-            key = self._verifier.check(found.directory, content)
-            log.info("signature verified", model=found.model, version=found.version, key=key)
-        manifest, digest = manifests.parse(found.directory, content), hashlib.sha256(content).hexdigest()
-        status = note(replace(status, manifest=manifest, digest=digest))
-        if (manifest.model, manifest.version) != (found.model, found.version):
-            raise ArtifactError(
-                f"{found.directory / manifests.MANIFEST_FILE}: is of {manifest.model} version {manifest.version}, and"
-                f" lies where {found.model} version {found.version} should be"
-            )
-        repository.check_inside(root, found.directory, manifest.files)
-        manifests.verify_files(found.directory, manifest)
-        settings = self._settings.for_model(found.model)
-        runtime = open_runtime(
-            found.directory,
-            manifest,
-            runtime=settings.runtime,
-            device=settings.device,
-            variant=settings.variant,
-            intra_op_threads=self._intra_op_threads,
-        )
-        status = note(
-            replace(
-                status,
-                state=VersionState.WARMING,
-                provider=runtime.provider,
-                max_batch_size=settings.max_batch_size,
-            )
-        )
-        try:
-            sizes = _warm_sizes(settings)
-            if self._registry.loaded():  # others are being served meanwhile
-                times = in_background(lambda: proving.prove(found.directory, manifest, runtime, sizes))
-            else:
-                times = proving.prove(found.directory, manifest, runtime, sizes)
-            runtime.trim()
-            return self._assemble(manifest, digest, runtime, settings, times), status
-        except BaseException:
-            runtime.close()
-            raise
-
-    def _assemble(
-        self, manifest: manifests.Manifest, digest: str, runtime: Runtime, settings: ModelSettings, times: BatchTimes
-    ) -> LoadedVersion:
-        """Put a batcher around a proved runtime."""
-        max_rows = settings.max_queue_rows or 16 * settings.max_batch_size
-        limits = QueueLimits(settings.max_batch_size, settings.max_queue_delay, max_rows, settings.max_queue_bytes)
-        statistics = Statistics()
-        observer = VersionMetrics(self._metrics, manifest.model, manifest.version, statistics)
-        batcher = Batcher(
-            BatchQueue(limits, times.predict),
-            runtime.run,
-            times=times,
-            observer=observer,
-            allowed_batch_sizes=_padding_sizes(settings, runtime.device),
-            slots=settings.execution_slots,
-            prefetch=settings.prefetch_batches,
-            name=f"{manifest.model}-{manifest.version}",
-        )
-        return LoadedVersion(
-            manifest,
-            digest,
-            runtime,
-            batcher,
-            max_rows=max_rows,
-            drift=Drift(manifest.statistics),
-            compared=observer.compared,
-            refused=observer.refused,
-            statistics=statistics,
-        )
-
     def _unload(self, model: str, version: int) -> int:
         loaded = self._registry.withdraw(model, version)
         if loaded is None:
@@ -351,23 +290,6 @@ class Manager:
         self._metrics.version_unloaded(model, version)
         log.info("version unloaded", model=model, version=version, refused=refused)
         return refused
-
-
-def _padding_sizes(settings: ModelSettings, device: Device) -> Sequence[int]:
-    """The sizes that batches are padded to; none on a CPU, where a row that is not needed only costs."""
-    if settings.allowed_batch_sizes or device == "cpu":
-        return settings.allowed_batch_sizes
-    return _warm_sizes(settings)  # a GPU searches its kernels anew for every shape
-
-
-def _warm_sizes(settings: ModelSettings) -> list[int]:
-    """The batch sizes to replay and time: those allowed, or powers of two up to the largest."""
-    if settings.allowed_batch_sizes:
-        return list(settings.allowed_batch_sizes)
-    sizes = [1]
-    while sizes[-1] * 2 < settings.max_batch_size:
-        sizes.append(sizes[-1] * 2)
-    return sorted({*sizes, settings.max_batch_size})
 
 
 def _fingerprint(found: FoundVersion, names: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +19,8 @@ from convserve.v1 import classification_pb2_grpc as rpc
 from convserve.v1 import model_pb2, model_pb2_grpc
 from support import versions
 from support.foreign import infer, infer_request, oip
-from support.server import ServerProcess, run_to_end, serving
+from support.held import HeldProofs
+from support.server import ServerProcess, run_to_end, serving, starting
 from support.waiting import until
 
 IMAGES = versions.random_images(1)
@@ -133,6 +136,154 @@ def test_statistics_are_those_of_all_workers(server: ServerProcess) -> None:
         assert 0 < statistics(channel).inference_count < 60
     for channel in made:
         channel.close()
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldProofs]:
+    made = HeldProofs(tmp_path / "held", monkeypatch)
+    yield made
+    made.release_all()
+
+
+def load(models: model_pb2_grpc.ModelServiceStub, version: int) -> Any:
+    return models.LoadModel.future(model_pb2.LoadModelRequest(name="stripes", version=version), timeout=60)
+
+
+def test_scrapes_go_on_while_a_version_loads(held: HeldProofs, repository: Path, tmp_path: Path) -> None:
+    """And see what is counted meanwhile; so do statistics. The load ends when it ends."""
+    held.hold(2)
+    flags = ("--workers", "2", "--admin-methods", "true", "--repository-poll-interval", "0")
+    with serving(repository, tmp_path, *flags) as server, grpc.insecure_channel(server.target) as channel:
+        versions.write_version(repository, version=2, seed=1)
+        loading = load(model_pb2_grpc.ModelServiceStub(channel), 2)
+        until(lambda: held.waiting(2) != [])
+        made = channels(server, 8)
+        for one in made:
+            infer(one, infer_request(IMAGES))
+            one.close()
+        until(lambda: server.metric("convserve_requests_total", method="ModelInfer", code="OK") == 8)
+        assert server.metric("convserve_workers") == 2
+        assert oip(channel, "ModelStatistics", name="stripes").model_stats[0].inference_count == 8
+        assert not loading.done()
+        held.release(2)
+        assert loading.result().version.state == model_pb2.VERSION_STATE_AVAILABLE
+        until(lambda: server.metric("convserve_default_version", model="stripes") == 2)  # the smallest of all workers
+
+
+def test_a_worker_that_dies_while_it_loads_is_replaced_without_the_version(
+    held: HeldProofs, repository: Path, tmp_path: Path
+) -> None:
+    """The caller is told to try again; a version that kills workers is not loaded by the next one."""
+    held.hold(2)
+    flags = ("--workers", "2", "--admin-methods", "true", "--repository-poll-interval", "0")
+    with serving(repository, tmp_path, *flags) as server:
+        versions.write_version(repository, version=2, seed=1)
+        with grpc.insecure_channel(server.target) as channel:
+            loading = load(model_pb2_grpc.ModelServiceStub(channel), 2)
+            until(lambda: held.waiting(2) != [])
+            shutil.rmtree(repository / "stripes/2")  # or a new worker would take it for the newest
+            os.kill(held.waiting(2)[0], signal.SIGKILL)
+            assert loading.exception().code() is grpc.StatusCode.UNAVAILABLE
+        until(lambda: server.metric("convserve_worker_restarts_total") == 1)
+        until(lambda: server.http("/readyz")[0] == 200)
+        held.release(2)
+        versions.write_version(repository, version=2, seed=1)
+        with grpc.insecure_channel(server.target) as channel:
+            assert load(model_pb2_grpc.ModelServiceStub(channel), 2).result().version.version == 2
+        until(lambda: server.metric("convserve_default_version", model="stripes") == 2)
+
+
+def test_a_replacement_answers_only_as_the_others_do(held: HeldProofs, repository: Path, tmp_path: Path) -> None:
+    """What administrators decided is in force before it takes its first call, also what it missed while it started."""
+    versions.write_version(repository, version=2, seed=1)
+    flags = ("--workers", "2", "--admin-methods", "true", "--repository-poll-interval", "0")
+    with serving(repository, tmp_path, *flags) as server:
+
+        def administer(method: str, request: object) -> None:
+            with grpc.insecure_channel(server.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                getattr(model_pb2_grpc.ModelServiceStub(channel), method)(request, timeout=30)
+
+        def answers() -> set[int]:
+            made = channels(server, 8)
+            found = {rpc.ClassificationServiceStub(one).Classify(REQUEST, timeout=30).model_version for one in made}
+            for one in made:
+                one.close()
+            return found
+
+        administer("SetAlias", model_pb2.SetAliasRequest(name="stripes", alias="stable", version=1))
+        assert answers() == {1}
+        held.hold(1)
+        os.kill(children(server)[0], signal.SIGKILL)
+        until(lambda: held.waiting(1) != [])
+        assert answers() == {1}  # by the other worker: whoever cannot answer yet draws no calls
+        assert server.http("/readyz")[0] == 503
+        administer("SetAlias", model_pb2.SetAliasRequest(name="stripes", alias="canary", version=2))
+        held.release(1)
+        until(lambda: server.http("/readyz")[0] == 200)
+        assert answers() == {1}
+        assert server.metric("convserve_alias_info", alias="canary", version="2") == 1
+
+
+def test_workers_that_serve_outlast_a_repository_that_is_away(repository: Path, tmp_path: Path) -> None:
+    """A replacement that says why it cannot start is no crash; it is tried again until it can."""
+    with serving(repository, tmp_path, "--workers", "2") as server:
+        away = repository.with_name("away")
+        repository.rename(away)
+        os.kill(children(server)[0], signal.SIGKILL)
+        reasons = [str(repository), "cannot be read"]
+        until(
+            lambda: any(
+                event["event"] == "worker died" and all(text in event.get("reason", "") for text in reasons)
+                for event in server.log_events()
+            )
+        )
+        assert server.http("/readyz")[0] == 503
+        with grpc.insecure_channel(server.target) as channel:
+            assert rpc.ClassificationServiceStub(channel).Classify(REQUEST, timeout=30).model_version == 1
+        away.rename(repository)
+        until(lambda: server.http("/readyz")[0] == 200)
+
+
+@pytest.mark.parametrize(
+    ("workers", "number", "status"), [(1, signal.SIGTERM, 0), (2, signal.SIGTERM, 0), (2, signal.SIGKILL, -9)]
+)
+def test_a_server_that_is_told_to_end_while_it_starts_ends_at_once(
+    held: HeldProofs, repository: Path, tmp_path: Path, workers: int, number: int, status: int
+) -> None:
+    """With its workers, however long their loads would take; nothing was accepted that could be lost."""
+    held.hold(1)
+    with starting(repository, tmp_path, "--workers", str(workers)) as server:
+        until(lambda: len(held.waiting(1)) == workers)
+        server.process.send_signal(number)
+        assert server.process.wait(20) == status
+        until(lambda: not any(_alive(pid) for pid in held.waiting(1)))
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == ""
+
+
+def test_a_worker_that_dies_while_the_server_starts_ends_it(held: HeldProofs, repository: Path, tmp_path: Path) -> None:
+    """At once, although another one would load for long."""
+    held.hold(1)
+    with starting(repository, tmp_path, "--workers", "2") as server:
+        until(lambda: len(held.waiting(1)) == 2)
+        os.kill(held.waiting(1)[1], signal.SIGKILL)
+        assert server.process.wait(20) == 1
+        assert not any(_alive(pid) for pid in held.waiting(1))
+        (event,) = (event for event in server.log_events() if event["event"] == "cannot start")
+        assert "ended before it was ready" in event["reason"]
+
+
+def test_a_second_signal_ends_workers_too(repository: Path, tmp_path: Path) -> None:
+    """Nobody goes on draining after the supervisor."""
+    with serving(repository, tmp_path, "--workers", "2", "--drain-delay", "100") as server:
+        pids = children(server)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: any(event["event"] == "stopping" for event in server.log_events()))
+        until(lambda: server.http("/readyz")[0] == 503)
+        assert all(_alive(pid) for pid in pids)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 128 + signal.SIGTERM
+        until(lambda: not any(_alive(pid) for pid in pids))
 
 
 def test_a_crash_loop_ends_the_server(server: ServerProcess) -> None:

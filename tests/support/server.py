@@ -73,14 +73,21 @@ def command(repository: Path, *flags: str) -> list[str]:
 @contextmanager
 def serving(repository: Path, log_dir: Path, *flags: str) -> Iterator[ServerProcess]:
     """Run a server until the block ends; it is ready when the block begins."""
+    with starting(repository, log_dir, *flags) as server:
+        assert server.process.stdout is not None
+        line = server.process.stdout.readline()
+        assert line, f"the server did not get ready:\n{server.log}"
+        server.ready = json.loads(line)
+        yield server
+
+
+@contextmanager
+def starting(repository: Path, log_dir: Path, *flags: str) -> Iterator[ServerProcess]:
+    """Run a server until the block ends; when the block begins, its process has just begun."""
     log_file = log_dir / "server.log"
     with log_file.open("w") as log:
         server = ServerProcess(_start(command(repository, *flags), log), log_file)
         try:
-            assert server.process.stdout is not None
-            line = server.process.stdout.readline()
-            assert line, f"the server did not get ready:\n{server.log}"
-            server.ready = json.loads(line)
             yield server
         finally:
             server.process.kill()

@@ -108,6 +108,23 @@ class Versions(RuleBasedStateMachine):
         assert set(self.available) == set(sorted(good)[-1:])
         assert bool(failures) == (not good and bool(self.disk))
 
+    @rule(late=st.booleans())
+    def succeed(self, late: bool) -> None:
+        """A server that takes this one's place does as administrators said, whenever it learns that."""
+        wishes, pinned, held, aliases = self.manager.wishes(), self.pinned, self.held, self.aliases
+        self.restart()
+        if not late:
+            self.manager.close()
+            self.begin()
+        self.pinned, self.held, self.aliases = pinned, held, aliases
+        if late:
+            self.available = {number: content for number, content in self.available.items() if number not in held}
+            self.manager.follow(wishes)
+        else:
+            self.manager.adopt(wishes)
+            self.manager.reconcile()
+        self.settle()
+
     @rule(number=NUMBERS)
     @precondition(lambda self: self.ever_available)
     def load(self, number: int) -> None:

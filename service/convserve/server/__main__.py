@@ -48,6 +48,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
     ports = {"grpc_port": server.grpc_port, "http_port": server.http_port}
     if server.admin_port:
         ports["admin_port"] = server.admin_port
+    signals.drain_from_now_on()
     sys.stdout.write(json.dumps({"event": "serving", **ports, "models": models}) + "\n")
     sys.stdout.flush()
     log.info("serving", host=settings.host, **ports, models=models)
@@ -55,7 +56,6 @@ def serve(arguments: Mapping[str, Any]) -> int:
         threading.Thread(target=_wake_when_failed, args=(server, signals), daemon=True).start()
     signals.wait()
     log.info("stopping")
-    signals.exit_at_next()
     server.stop()
     log.info("stopped")
     return 1 if isinstance(server, Supervisor) and server.failed.is_set() else 0
@@ -76,10 +76,13 @@ def _wake_when_failed(supervisor: Supervisor, signals: _Signals) -> None:
 
 
 class _Signals:
-    """SIGTERM and SIGINT as bytes in a pipe.
+    """SIGTERM and SIGINT as bytes in a pipe, which a thread reads.
 
     A Python signal handler runs on the main thread only, and nothing wakes that thread when the kernel has chosen
     another one to take the signal. The wake-up descriptor is written to whichever thread it was.
+
+    Until the server is ready a signal ends the process at once, with 0: nobody was told to send anything. Later the
+    first one makes `wait` return, and the second ends the process at once. Workers end with their supervisor.
     """
 
     def __init__(self) -> None:
@@ -88,20 +91,28 @@ class _Signals:
         signal.set_wakeup_fd(self._write)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+
+    def drain_from_now_on(self) -> None:
+        """Note that the server is ready."""
+        self._ready.set()
 
     def wait(self) -> None:
         """Return at the first signal."""
-        os.read(self._read, 1)
+        self._stop.wait()
 
     def wake(self) -> None:
         """Make `wait` return without a signal."""
-        os.write(self._write, b"\0")
+        self._stop.set()
 
-    def exit_at_next(self) -> None:
-        """From now on, a signal ends the process at once."""
-
-        def end() -> None:
+    def _listen(self) -> None:
+        while True:
             (number,) = os.read(self._read, 1)
-            os._exit(128 + number)
-
-        threading.Thread(target=end, name="second-signal", daemon=True).start()
+            if not self._ready.is_set():
+                log.info("ended before it was ready", signal=number)
+                os._exit(0)
+            if self._stop.is_set():
+                os._exit(128 + number)
+            self._stop.set()

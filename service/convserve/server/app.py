@@ -83,6 +83,8 @@ class Place:
     """Carries admin methods out in all of them."""
     read_totals: ReadTotals
     """Adds up where the time of requests went in all of them."""
+    late: bool
+    """Whether to open the ports only when every model is proved, since others answer there meanwhile."""
 
 
 class Server:
@@ -131,7 +133,7 @@ class Server:
         """Bind, load and prove, then say SERVING. Returns the names of the models that answer.
 
         The ports are open from the beginning, so that probes can tell loading from dead; calls get UNAVAILABLE until
-        their model is ready.
+        their model is ready. A late one among several must not draw calls before it can answer them.
 
         Raises:
             ConfigError: an address cannot be bound, tokens or certificates cannot be read, or the repository is missing
@@ -150,11 +152,9 @@ class Server:
                 settings.host, settings.http_port, self.metrics_registry, lambda: self._health.ready
             )
             self._http.start()
-        self._grpc = self._build_grpc()
-        for server in self._grpc:
-            server.start()
-        if self._lane is not None:
-            self._lane.start()
+        late = self._place is not None and self._place.late
+        if not late:
+            self._open_ports()
         failures = self.manager.reconcile()
         if failures and settings.exit_on_error:
             raise ArtifactError("; ".join(failure.reason for failure in failures))
@@ -167,6 +167,8 @@ class Server:
         memory.settle()
         self.manager.on_change = self._show_models
         self._show_models()
+        if late:
+            self._open_ports()
         self._health.set_ready(True)
         self.manager.start_watching()
         return available
@@ -197,6 +199,13 @@ class Server:
             self._guard.tracing.close()
         if self._http is not None:
             self._http.close()
+
+    def _open_ports(self) -> None:
+        self._grpc = self._build_grpc()
+        for server in self._grpc:
+            server.start()
+        if self._lane is not None:
+            self._lane.start()
 
     def _tell_access(self) -> None:
         """Say in the log who may call, loudly if tokens would travel in the open."""

@@ -13,85 +13,95 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
-from convserve import errors
 from convserve.config import Settings
-from convserve.errors import ConfigError, ConvserveError, InternalError
+from convserve.errors import ConfigError, ConvserveError, InternalError, UnavailableError
 from convserve.host import CpuPlan
 from convserve.server.aggregate import AggregateCollector, Family, keep_growing, merge
 from convserve.server.http import HttpServer
+from convserve.server.line import Line, Question
+from convserve.server.restarts import Restarts
 from convserve.tallies import Counts
 
 log = structlog.get_logger(__name__)
 
-_CRASHES, _CRASH_WINDOW_SECONDS = 5, 60.0
-"""So many deaths of workers within so much time are a crash loop: the supervisor gives up, and says so."""
-_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.1, 5.0
-_ANSWER_SECONDS = 10.0
-"""How long a worker may take to tell its metrics."""
+_ANSWER_SECONDS = 5.0
+"""How long a worker may take to tell what it counted; Prometheus itself waits 10 seconds for all of them."""
+_END_SECONDS = 10.0
+"""How long a worker may take to end once its pipe has."""
 
 
 class _Worker:
-    """A process and the pipes to it."""
+    """A process and the line to it."""
 
-    def __init__(self, index: int, settings: Settings, plan: CpuPlan, port: int, admin_port: int) -> None:
+    def __init__(self, supervisor: Supervisor, index: int, orders: tuple[Any, ...]) -> None:
+        """Start the process. Raises OSError when the machine has no room for one."""
         self.index = index
+        self.wishes = orders[-1]
         self.ready = False
-        self.last_metrics: list[Family] = []
+        self.begun: Future[list[str]] = Future()
+        """The models it serves, once it is ready; or why it could not start."""
+        self.said_why = False
+        self._last_metrics: list[Family] = []
         self._turn = threading.Lock()
-        self._asked = 0
-        self.commands, commands_there = Pipe()
-        self.requests, requests_there = Pipe()
-        fds = (commands_there.fileno(), requests_there.fileno())
-        self.process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            [sys.executable, "-m", "convserve.server.worker", *map(str, fds)], pass_fds=fds, stdin=subprocess.DEVNULL
-        )
-        commands_there.close()
-        requests_there.close()
-        with contextlib.suppress(OSError):  # it may be dead already; whoever waits for it will notice
-            self.commands.send((index, settings, plan, port, admin_port))
-
-    def ask(self, *command: Any, timeout: float | None = None) -> Any:
-        """Have a command carried out.
-
-        Raises:
-            ConvserveError: the worker could not do it.
-            OSError, EOFError: the worker is gone, or did not answer in time.
-        """
-        with self._turn:
-            self._asked += 1
-            self.commands.send((self._asked, command))
-            number = 0
-            while number != self._asked:  # an answer to an earlier question may come late
-                if timeout is not None and not self.commands.poll(timeout):
-                    raise TimeoutError(f"worker {self.index} did not answer within {timeout} s")
-                number, kind, value = self.commands.recv()
-        if kind != "ok":
-            raise errors.by_name(kind, value)
-        return value
+        pipe, other_end = Pipe()
+        try:
+            self.process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+                [sys.executable, "-m", "convserve.server.worker", str(other_end.fileno())],
+                pass_fds=[other_end.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        except OSError:
+            pipe.close()
+            raise
+        finally:
+            other_end.close()
+        with contextlib.suppress(OSError):  # it may be dead already; the line will notice
+            pipe.send(orders)
+        self.line = Line(pipe, lambda question: supervisor.hear(self, question), self._note_end)
+        self.line.start()
 
     def metrics(self) -> list[Family]:
         """What the worker counted; what it last told when it does not answer."""
-        with contextlib.suppress(OSError, EOFError):
-            if self.ready:
-                self.last_metrics = self.ask("metrics", timeout=_ANSWER_SECONDS)
-        return self.last_metrics
+        if self.ready and self._turn.acquire(timeout=_ANSWER_SECONDS):
+            try:
+                with contextlib.suppress(OSError, EOFError, ConvserveError):
+                    self._last_metrics = self.line.ask("metrics", timeout=_ANSWER_SECONDS)
+            finally:
+                self._turn.release()
+        return self._last_metrics
 
-    def tell_to_stop(self) -> None:
-        """Have the worker drain and end."""
-        with contextlib.suppress(OSError), self._turn:
-            self.commands.send((0, ("stop",)))
+    def last_metrics(self) -> list[Family]:
+        """What the worker, which has ended, told last; a scrape that is under way may be about to note it."""
+        with self._turn:
+            return self._last_metrics
 
-    def close(self) -> None:
-        """Free the pipes of a worker that has ended."""
-        self.commands.close()
-        self.requests.close()
+    def begin(self, begun: list[str] | ConvserveError) -> None:
+        """Note that the worker is ready, with its models, or why it is not; what comes first holds."""
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(begun, ConvserveError):
+                self.begun.set_exception(begun)
+            else:
+                self.begun.set_result(begun)
+
+    def _note_end(self) -> None:
+        self.begin(InternalError(f"worker {self.index} ended before it was ready; see its log"))
+
+    def wait(self) -> int:
+        """Wait for the end of the process. Returns its status, negative for a signal."""
+        self.line.ended.wait()
+        try:
+            return self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:  # threads that do not end keep a process whose work is over
+            self.process.kill()
+            return self.process.wait()
 
 
 class Supervisor:
@@ -104,8 +114,10 @@ class Supervisor:
         self._lock = threading.Lock()
         self._workers: dict[int, _Worker] = {}
         self._retired: list[Family] = []
-        self._admin_log: list[tuple[Any, ...]] = []
-        self._deaths: list[float] = []
+        self._ends = Restarts()
+        self._admin_turn = threading.Lock()
+        self._wishes: Any = None
+        """What administrators have asked for so far, as the workers' managers tell it."""
         self._stopping = threading.Event()
         self.failed = threading.Event()
         """Set when the supervisor has given up."""
@@ -118,7 +130,6 @@ class Supervisor:
         self._port_holder: socket.socket | None = None
         self._admin_port_holder: socket.socket | None = None
         self._http: HttpServer | None = None
-        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
     @property
     def grpc_port(self) -> int:
@@ -147,145 +158,172 @@ class Supervisor:
             self._admin_port_holder = _hold_port("admin_port", settings.admin_host, settings.admin_port)
         self._http = HttpServer(settings.host, settings.http_port, self._registry, self.is_ready)
         self._http.start()
-        for index in range(self._plan.workers):
-            self._workers[index] = self._spawn(index)
-        models: list[str] = []
-        for worker in self._workers.values():
-            models = _await_ready(worker)
-        self._watcher.start()
-        return models
+        try:
+            with self._lock:
+                workers = [self._start_worker(index) for index in range(self._plan.workers)]
+        except OSError as error:
+            raise InternalError(f"a worker cannot be started: {error}") from error
+        ended, _ = wait_for([worker.begun for worker in workers], return_when=FIRST_EXCEPTION)
+        models = [begun.result() for begun in ended]
+        for worker in workers:
+            threading.Thread(target=self._keep, args=(worker,), name=f"keep-{worker.index}", daemon=True).start()
+        return models[0]
 
     def is_ready(self) -> bool:
         """Whether every worker is."""
         return not self._stopping.is_set() and self._count_ready() == self._plan.workers
 
     def stop(self) -> None:
-        """Have all workers drain at the same time, and wait for them; what does not end in time is killed."""
-        self._stopping.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
-        workers = list(self._workers.values())
+        """Have all workers drain at the same time, and wait for them; what does not end in time is killed.
+
+        One that was still starting has accepted next to nothing, and gets no longer than the others need.
+        """
+        with self._lock:  # from here on none is started
+            self._stopping.set()
+            workers = sorted(self._workers.values(), key=lambda worker: not worker.ready)
         for worker in workers:
-            worker.tell_to_stop()
+            worker.line.tell("stop")
         give_up = time.monotonic() + self._settings.drain.delay + self._settings.drain.timeout + 10
         for worker in workers:
             try:
-                worker.process.wait(max(give_up - time.monotonic(), 0.1))
+                worker.process.wait(max(give_up - time.monotonic(), 0.1) if worker.ready else 0)
             except subprocess.TimeoutExpired:
-                log.error("worker did not drain in time; killed", worker=worker.index)
+                if worker.ready:
+                    log.error("worker did not drain in time; killed", worker=worker.index)
                 worker.process.kill()
                 worker.process.wait()
-            worker.close()
         if self._http is not None:
             self._http.close()
         for holder in (self._port_holder, self._admin_port_holder):
             if holder is not None:
                 holder.close()
 
-    def _spawn(self, index: int) -> _Worker:
-        return _Worker(index, self._settings, self._plan, self.grpc_port, self.admin_port)
+    def hear(self, worker: _Worker, question: Question) -> Any:
+        """Answer what a worker asks, or take note of what it tells.
+
+        Raises:
+            ConvserveError: an admin method could not be carried out.
+        """
+        match question:
+            case ("ready", models):
+                return self._welcome(worker, models)
+            case ("failed", reason):
+                worker.said_why = True
+                return worker.begin(ConfigError(reason))
+            case ("totals",):
+                return self._shares_of_totals()
+        return self._administer(question)
+
+    def _start_worker(self, index: int, *, late: bool = False) -> _Worker:
+        """Start a worker in this place, `late` when others serve already.
+
+        Raises:
+            OSError: the machine has no room for one.
+        """
+        orders = (index, self._settings, self._plan, self.grpc_port, self.admin_port, late, self._wishes)
+        self._workers[index] = _Worker(self, index, orders)
+        return self._workers[index]
+
+    def _welcome(self, worker: _Worker, models: list[str]) -> None:
+        """Count a worker in, once it has followed what administrators asked for while it started."""
+        with self._admin_turn:
+            if self._wishes is not worker.wishes:
+                try:
+                    worker.line.ask("follow", self._wishes)
+                except (ConvserveError, OSError, EOFError) as error:
+                    log.error("worker could not follow", worker=worker.index, reason=str(error))
+            worker.ready = True
+        worker.begin(models)
 
     def _count_ready(self) -> int:
-        return sum(worker.ready for worker in list(self._workers.values()))
+        with self._lock:
+            return sum(worker.ready for worker in self._workers.values())
+
+    def _ready_workers(self) -> list[_Worker]:
+        with self._lock:
+            return [worker for worker in self._workers.values() if worker.ready]
 
     def _snapshots(self) -> list[list[Family]]:
+        """What every worker counted, asked at the same time, and what those that died had counted."""
         with self._lock:
             workers = list(self._workers.values())
             retired = self._retired
-        return [retired, *(worker.metrics() for worker in workers)]
-
-    def _watch(self) -> None:
-        """Answer the workers' requests and replace those that die, until the end."""
-        while not self._stopping.is_set():
-            with self._lock:
-                by_pipe: dict[Connection, _Worker] = {one.requests: one for one in self._workers.values()}
-            for pipe in wait(list(by_pipe), timeout=0.2):
-                worker = by_pipe[pipe]  # type: ignore[index]
-                try:
-                    request = worker.requests.recv()
-                except (EOFError, OSError):
-                    self._replace(worker)
-                    continue
-                # On a thread: an admin method may take seconds, and a worker may die meanwhile.
-                threading.Thread(target=self._answer, args=(worker, request), daemon=True).start()
-
-    def _answer(self, asking: _Worker, request: tuple[Any, ...]) -> None:
-        """Ask every worker for its totals, or to carry an admin method out, and answer the one that asked."""
-        try:
-            outcome = ("ok", self._shares_of_totals() if request == ("totals",) else self._administer(request))
-        except ConvserveError as error:
-            outcome = (type(error).__name__, str(error))
-        except (OSError, EOFError):
-            outcome = ("UnavailableError", "a worker ended while this was carried out; try again")
-        with contextlib.suppress(OSError):
-            asking.requests.send(outcome)
+        if not workers:
+            return [retired]
+        with ThreadPoolExecutor(len(workers)) as pool:
+            return [retired, *pool.map(_Worker.metrics, workers)]
 
     def _shares_of_totals(self) -> list[bytes]:
         """What each worker tells; one that ends meanwhile takes its share along."""
         shares = []
-        for worker in list(self._workers.values()):
+        for worker in self._ready_workers():
             with contextlib.suppress(OSError, EOFError):
-                if worker.ready:
-                    shares.append(worker.ask("totals", timeout=_ANSWER_SECONDS))
+                shares.append(worker.line.ask("totals", timeout=_ANSWER_SECONDS))
         return shares
 
-    def _administer(self, request: tuple[Any, ...]) -> Any:
-        """Carry an admin method out in every worker. Returns the answer for the caller."""
-        answers = [worker.ask(*request) for worker in list(self._workers.values()) if worker.ready]
-        self._admin_log.append(request)
+    def _administer(self, request: Question) -> Any:
+        """Carry an admin method out in one worker after the other. Returns the answer for the caller.
+
+        One method at a time, or two callers could leave workers in different states.
+        """
+        with self._admin_turn:
+            workers = self._ready_workers()
+            if not workers:
+                raise UnavailableError("no worker is ready; try again")
+            try:
+                answers = []
+                for worker in workers:
+                    answers.append(worker.line.ask(*request))
+                    if request[0] == "load":  # the highest version is what it was for the first one
+                        request = (*request[:2], answers[0])
+                self._wishes = workers[0].line.ask("wishes")
+            except (OSError, EOFError) as error:
+                raise UnavailableError("a worker ended while this was carried out; try again") from error
         if request[0] == "unload":
             return answers[0][0], sum(refused for _, refused in answers)
         return answers[0]
 
-    def _replace(self, dead: _Worker) -> None:
-        """Start a worker in the place of one that died; give up when that happens too often."""
-        status = dead.process.wait()
-        dead.ready = False
-        log.error("worker died", worker=dead.index, status=status)
-        with self._lock:
-            self._retired = keep_growing(merge([self._retired, dead.last_metrics]))
-            dead.last_metrics = []
-        dead.close()
-        now = time.monotonic()
-        self._deaths = [death for death in self._deaths if now - death < _CRASH_WINDOW_SECONDS] + [now]
-        if len(self._deaths) >= _CRASHES:
-            log.error("workers die in a loop; giving up", deaths=len(self._deaths), seconds=_CRASH_WINDOW_SECONDS)
-            self.failed.set()
-            self._stopping.set()
-            return
-        if self._stopping.wait(min(_BACKOFF_SECONDS * 2 ** (len(self._deaths) - 1), _LONGEST_BACKOFF_SECONDS)):
-            return
-        worker = self._spawn(dead.index)
-        with self._lock:
-            self._workers[dead.index] = worker
-        self._restarts.inc()
-        threading.Thread(target=self._bring_up, args=(worker,), daemon=True).start()
+    def _keep(self, worker: _Worker) -> None:
+        """See to it that there is a worker in this place until the end, or until there is no point in it."""
+        index = worker.index
+        while True:
+            status = worker.wait()
+            if self._stopping.is_set():
+                return
+            why = worker.begun.exception()
+            log.error("worker died", worker=index, status=status, **({"reason": str(why)} if why else {}))
+            last = worker.last_metrics()
+            with self._lock:
+                worker.ready = False
+                self._retired = keep_growing(merge([self._retired, last]))
+                del self._workers[index]
+            replacement = self._replace(index, was_ready=why is None, said_why=worker.said_why)
+            if replacement is None:
+                return
+            worker = replacement
 
-    def _bring_up(self, worker: _Worker) -> None:
-        """Wait for a replacement, and repeat the admin methods that its predecessor had seen."""
-        try:
-            _await_ready(worker)
-            for request in list(self._admin_log):
-                with contextlib.suppress(ConvserveError):
-                    worker.ask(*request)
-        except (ConvserveError, OSError, EOFError) as error:
-            log.error("replacement could not start", worker=worker.index, reason=str(error))
-
-
-def _await_ready(worker: _Worker) -> list[str]:
-    """Wait for a worker's first message. Returns the models it serves.
-
-    Raises:
-        ConvserveError: it could not start.
-    """
-    try:
-        kind, value = worker.commands.recv()
-    except (EOFError, OSError) as error:
-        raise InternalError(f"worker {worker.index} ended before it was ready; see its log") from error
-    if kind != "ready":
-        raise ConfigError(value)
-    worker.ready = True
-    return list(value)
+    def _replace(self, index: int, *, was_ready: bool, said_why: bool) -> _Worker | None:
+        """Start a worker in the place of one that ended, in due time; None: the server is to stop."""
+        while True:
+            with self._lock:
+                delay = self._ends.next_delay(index, time.monotonic(), was_ready=was_ready, said_why=said_why)
+            if delay is None:
+                log.error("workers die in a loop; giving up", worker=index)
+                self._stopping.set()
+                self.failed.set()
+            if self._stopping.wait(delay):
+                return None
+            with self._lock:
+                if self._stopping.is_set():
+                    return None
+                try:
+                    worker = self._start_worker(index, late=True)
+                except OSError as error:  # no memory, no processes: wait as after a crash
+                    log.error("a worker cannot be started", worker=index, reason=str(error))
+                    was_ready = said_why = False
+                    continue
+            self._restarts.inc()
+            return worker
 
 
 def _port_of(holder: socket.socket | None) -> int:

@@ -1,11 +1,12 @@
 """One of several server processes that share a port. Started by the supervisor, never forked.
 
-It talks with the supervisor over two pipes: on `commands` the supervisor asks and the worker answers; on `requests` the
-worker asks and the supervisor answers. A pipe that breaks means the supervisor is gone: the worker drains and ends.
+What they have to say to each other goes over one line, in both directions. When it ends, the supervisor is gone: a
+worker that serves drains and ends, one that is starting or draining ends at once.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -14,52 +15,60 @@ from typing import Any
 
 import structlog
 
-from convserve import errors, memory
+from convserve import memory
 from convserve.config import Settings
-from convserve.errors import ConvserveError
+from convserve.errors import ConvserveError, UnavailableError
 from convserve.server import logs, shared_totals
 from convserve.server.aggregate import snapshot
 from convserve.server.app import Place, Server
+from convserve.server.line import Line, Question
 from convserve.statistics import Totals
 
 log = structlog.get_logger(__name__)
 
 
-def main(commands_fd: int, requests_fd: int) -> int:
+def main(fd: int) -> int:
     """Serve until the supervisor says stop. Returns the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the supervisor decides
         signal.signal(number, signal.SIG_IGN)
     memory.limit_arenas()
-    commands, requests = Connection(commands_fd), Connection(requests_fd)
+    pipe = Connection(fd)
     settings: Settings
-    index, settings, plan, port, admin_port = commands.recv()
+    index, settings, plan, port, admin_port, late, wishes = pipe.recv()
     logs.configure(settings.log_level, settings.log_format, worker=index)
-    others = _AllWorkers(requests)
-    server = Server(settings, plan, Place(port, admin_port, others, others.read_totals))
-    try:
-        commands.send(("ready", server.start()))
-    except ConvserveError as error:
-        commands.send(("failed", str(error)))
-        return 1
-    try:
-        _obey(commands, server)
-    except (EOFError, OSError):
+    serving, stop = threading.Event(), threading.Event()
+
+    def answer(question: Question) -> Any:
+        return stop.set() if question == ("stop",) else _carry_out(question, server)
+
+    def end_alone() -> None:
+        if not serving.is_set() or stop.is_set():
+            os._exit(1)
         log.warning("the supervisor is gone; draining")
+        stop.set()
+
+    line = Line(pipe, answer, end_alone)
+    others = _AllWorkers(line)
+    server = Server(settings, plan, Place(port, admin_port, others, others.read_totals, late))
+    line.start()
+    try:
+        if wishes is not None:
+            server.manager.adopt(wishes)
+        models = server.start()
+    except Exception as error:
+        if isinstance(error, ConvserveError):
+            line.ask("failed", str(error))
+        else:
+            log.error("cannot start", exc_info=error)
+        os._exit(1)  # threads of a server that is half started would hold the process up
+    serving.set()
+    line.tell("ready", models)
+    stop.wait()
     server.stop()
     return 0
 
 
-def _obey(commands: Connection, server: Server) -> None:
-    """Carry out the supervisor's commands until it says stop."""
-    while (message := commands.recv())[1] != ("stop",):
-        number, command = message
-        try:
-            commands.send((number, "ok", _carry_out(command, server)))
-        except ConvserveError as error:
-            commands.send((number, type(error).__name__, str(error)))
-
-
-def _carry_out(command: tuple[Any, ...], server: Server) -> Any:
+def _carry_out(command: Question, server: Server) -> Any:
     match command:
         case ("metrics",):
             return snapshot(server.metrics_registry)
@@ -71,15 +80,18 @@ def _carry_out(command: tuple[Any, ...], server: Server) -> Any:
             return server.manager.unload(model, version)
         case ("set_alias", model, alias, version):
             return server.manager.set_alias(model, alias, version)
+        case ("wishes",):
+            return server.manager.wishes()
+        case ("follow", wishes):
+            return server.manager.follow(wishes)
     raise ValueError(f"unknown command {command!r}")
 
 
 class _AllWorkers:
     """Has the supervisor ask every worker, this one included. An `Admin`."""
 
-    def __init__(self, requests: Connection) -> None:
-        self._requests = requests
-        self._turn = threading.Lock()
+    def __init__(self, line: Line) -> None:
+        self._line = line
 
     def load(self, model: str, version: int) -> int:
         """Load a version everywhere."""
@@ -98,14 +110,12 @@ class _AllWorkers:
         """Add up where the time of requests went."""
         return shared_totals.add_up(self._ask("totals"))
 
-    def _ask(self, *request: Any) -> Any:
-        with self._turn:
-            self._requests.send(request)
-            kind, value = self._requests.recv()
-        if kind != "ok":
-            raise errors.by_name(kind, value)
-        return value
+    def _ask(self, *question: Any) -> Any:
+        try:
+            return self._line.ask(*question)
+        except (OSError, EOFError) as error:
+            raise UnavailableError("the supervisor does not answer; try again") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:3])))
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,164 @@
+"""From a version directory to a version that can serve: checked, proved, and with a queue in front of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convserve import manifest as manifests
+from convserve import priority, proving, repository
+from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
+from convserve.config import ModelSettings, Settings
+from convserve.devices import Device
+from convserve.drift import Drift
+from convserve.errors import ArtifactError
+from convserve.lifecycle import VersionState
+from convserve.metrics import Metrics, VersionMetrics
+from convserve.registry import LoadedVersion, VersionStatus
+from convserve.repository import FoundVersion
+from convserve.runtimes import Runtime, open_runtime
+from convserve.statistics import Statistics
+
+if TYPE_CHECKING:
+    from convserve.signing import Verifier
+
+log = structlog.get_logger(__name__)
+
+
+class Loader:
+    """Loads versions as the settings want them."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, intra_op_threads: int) -> None:
+        """Load from `settings.model_repository`; `intra_op_threads` compute one batch."""
+        self._settings = settings
+        self._metrics = metrics
+        self._intra_op_threads = intra_op_threads
+
+    @cached_property
+    def verifier(self) -> Verifier | None:
+        """Checks signatures; None: they are not required."""
+        if not self._settings.require_signature:
+            return None
+        from convserve.signing import Verifier  # brings a library of ten megabytes, for those who ask for signatures
+
+        return Verifier(Path(self._settings.require_signature))
+
+    def load(
+        self,
+        found: FoundVersion,
+        status: VersionStatus,
+        note: Callable[[VersionStatus], VersionStatus],
+        *,
+        in_background: bool,
+    ) -> tuple[LoadedVersion, VersionStatus]:
+        """Check signature and files, build the runtime, replay the golden vectors.
+
+        Args:
+            found: where the version lies.
+            status: what is known of it so far.
+            note: told what becomes known on the way.
+            in_background: whether others are being served meanwhile, and come first.
+
+        Returns:
+            The version, not started yet, and its status.
+
+        Raises:
+            ArtifactError: it is damaged, not signed, or does not compute what it promises.
+            RuntimeNotInstalledError: the runtime or device that the settings want is missing.
+        """
+        root = self._settings.model_repository
+        repository.check_inside(root, found.directory, [manifests.MANIFEST_FILE, manifests.SIGNATURE_FILE])
+        content = manifests.read_bytes(found.directory)
+        if self.verifier is not None:
+            key = self.verifier.check(found.directory, content)
+            log.info("signature verified", model=found.model, version=found.version, key=key)
+        manifest, digest = manifests.parse(found.directory, content), hashlib.sha256(content).hexdigest()
+        status = note(replace(status, manifest=manifest, digest=digest))
+        if (manifest.model, manifest.version) != (found.model, found.version):
+            raise ArtifactError(
+                f"{found.directory / manifests.MANIFEST_FILE}: is of {manifest.model} version {manifest.version}, and"
+                f" lies where {found.model} version {found.version} should be"
+            )
+        repository.check_inside(root, found.directory, manifest.files)
+        manifests.verify_files(found.directory, manifest)
+        settings = self._settings.for_model(found.model)
+        runtime = open_runtime(
+            found.directory,
+            manifest,
+            runtime=settings.runtime,
+            device=settings.device,
+            variant=settings.variant,
+            intra_op_threads=self._intra_op_threads,
+        )
+        status = note(
+            replace(
+                status,
+                state=VersionState.WARMING,
+                provider=runtime.provider,
+                max_batch_size=settings.max_batch_size,
+            )
+        )
+        try:
+            sizes = _warm_sizes(settings)
+            if in_background:
+                times = priority.in_background(lambda: proving.prove(found.directory, manifest, runtime, sizes))
+            else:
+                times = proving.prove(found.directory, manifest, runtime, sizes)
+            runtime.trim()
+            return self._assemble(manifest, digest, runtime, settings, times), status
+        except BaseException:
+            runtime.close()
+            raise
+
+    def _assemble(
+        self, manifest: manifests.Manifest, digest: str, runtime: Runtime, settings: ModelSettings, times: BatchTimes
+    ) -> LoadedVersion:
+        """Put a batcher around a proved runtime."""
+        max_rows = settings.max_queue_rows or 16 * settings.max_batch_size
+        limits = QueueLimits(settings.max_batch_size, settings.max_queue_delay, max_rows, settings.max_queue_bytes)
+        statistics = Statistics()
+        observer = VersionMetrics(self._metrics, manifest.model, manifest.version, statistics)
+        batcher = Batcher(
+            BatchQueue(limits, times.predict),
+            runtime.run,
+            times=times,
+            observer=observer,
+            allowed_batch_sizes=_padding_sizes(settings, runtime.device),
+            slots=settings.execution_slots,
+            prefetch=settings.prefetch_batches,
+            name=f"{manifest.model}-{manifest.version}",
+        )
+        return LoadedVersion(
+            manifest,
+            digest,
+            runtime,
+            batcher,
+            max_rows=max_rows,
+            drift=Drift(manifest.statistics),
+            compared=observer.compared,
+            refused=observer.refused,
+            statistics=statistics,
+        )
+
+
+def _padding_sizes(settings: ModelSettings, device: Device) -> Sequence[int]:
+    """The sizes that batches are padded to; none on a CPU, where a row that is not needed only costs."""
+    if settings.allowed_batch_sizes or device == "cpu":
+        return settings.allowed_batch_sizes
+    return _warm_sizes(settings)  # a GPU searches its kernels anew for every shape
+
+
+def _warm_sizes(settings: ModelSettings) -> list[int]:
+    """The batch sizes to replay and time: those allowed, or powers of two up to the largest."""
+    if settings.allowed_batch_sizes:
+        return list(settings.allowed_batch_sizes)
+    sizes = [1]
+    while sizes[-1] * 2 < settings.max_batch_size:
+        sizes.append(sizes[-1] * 2)
+    return sorted({*sizes, settings.max_batch_size})
