@@ -18,8 +18,9 @@ class Memory:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that this one started, oldest first. For a supervisor: its workers in the order of their numbers."""
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Processes that this one started, in whichever of its threads. For a supervisor: its workers."""
+    by_thread = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for children in by_thread for child in children.read_text().split())
 
 
 def cpu_seconds(pid: int) -> float:
