@@ -1,13 +1,12 @@
 """Single images of many callers: one RPC each, or together; and what coalescing costs a caller who is alone.
 
 One server process on one core, one client process on the other, as in the other benchmarks. Both ways of calling
-alternate within one run, with clients of the same settings but for `coalesce`; callers are threads with `Client` or
-tasks with `AsyncClient`, and each waits for its answer before it asks again.
+alternate within one run, with clients of the same settings (the default ones) but for `coalesce`; callers are threads
+with `Client` or tasks with `AsyncClient`, each waits for its answer before it asks again, and every answer is checked.
 
-Three models, from one whose own time limits what coalescing can gain to one that costs almost nothing: the bundled
-`mnist`, `light` (as cheap as the preset `mnist-simple`), and the tests' linear `stripes`. The result says for each
-rate which of the two cores was busy, and what onnxruntime alone does on the server's core: no way of calling can get
-more than that.
+Two models: the bundled `mnist`, whose own time limits what coalescing can gain, and `light`, as cheap as the preset
+`mnist-simple`. The result says for each rate which of the two cores was busy, what CPU time an image costs on either,
+and what onnxruntime alone does on the server's core: no way of calling can get more than that.
 
     python -m benchmarks.coalescing --runs 5
 """
@@ -37,15 +36,14 @@ from benchmarks.quiet import Quiet
 from convserve import AsyncClient, Client
 from convserve.arrays import Images
 
-sys.path.append(str(common.ROOT / "tests"))
-from support import versions  # the tests' small model
-
-SECONDS = 1.0
+SECONDS = 0.7
 """How long each measurement of throughput takes."""
+ORDER = ("single", "coalesced", "coalesced", "single")
+"""The measurements of one run: slow drifts of the machine hit both ways alike."""
 LONE_BLOCKS, LONE_CALLS = 10, 50
-"""A lone caller alternates after so many calls, so many times: slow drifts of the machine hit both ways alike."""
+"""A lone caller alternates after so many calls, so many times, for the same reason."""
 WAYS = ("single", "coalesced")
-MODELS = ("mnist", light.NAME, "stripes")
+MODELS = (light.NAME, "mnist")
 
 
 @dataclass
@@ -58,6 +56,15 @@ class Rate:
     """CPU time of the client's process."""
     server_seconds: float = 0.0
     """CPU time of the server's process."""
+
+    def __add__(self, other: Rate) -> Rate:
+        """Two measurements as one."""
+        return Rate(
+            self.images + other.images,
+            self.seconds + other.seconds,
+            self.client_seconds + other.client_seconds,
+            self.server_seconds + other.server_seconds,
+        )
 
     @contextmanager
     def measured(self, server: common.Running) -> Iterator[None]:
@@ -79,9 +86,7 @@ class Work:
         self._clients = {way: self._client(way) for way in WAYS}
         shape = self._clients["single"].model(model).versions[0].input_shape
         self._images: Images = np.random.default_rng(0).integers(0, 256, (64, *shape), dtype=np.uint8)
-        for client in self._clients.values():
-            expected = [one.index for one in client.classify_batch(self._images, model=model)]
-            assert [client.classify(image, model=model).index for image in self._images] == expected
+        self._answers = [one.index for one in self._clients["single"].classify_batch(self._images, model=model)]
 
     def _client(self, way: str) -> Client:
         return Client(self._target, coalesce=way == "coalesced")
@@ -92,13 +97,14 @@ class Work:
     def threads(self, way: str, callers: int) -> Rate:
         """Throughput of threads."""
         found, counts, client = Rate(), [0] * callers, self._clients[way]
+        wrong = [0] * callers
         ready = threading.Barrier(callers + 1)
 
         def call(at: int) -> None:
-            image = self._images[at % len(self._images)]
+            image, answer = self._question(at)
             ready.wait()
             while time.perf_counter() < ends:
-                client.classify(image, model=self.model)
+                wrong[at] += client.classify(image, model=self.model).index != answer
                 counts[at] += 1
 
         threads = [threading.Thread(target=call, args=(at,)) for at in range(callers)]
@@ -110,16 +116,18 @@ class Work:
             for thread in threads:
                 thread.join()
         found.images = sum(counts)
+        check(sum(wrong))
         return found
 
     def tasks(self, way: str, callers: int) -> Rate:
         """Throughput of tasks."""
-        found, ends = Rate(), 0.0
+        found, ends, wrong = Rate(), 0.0, 0
 
         async def call(client: AsyncClient, at: int) -> None:
-            image = self._images[at % len(self._images)]
+            nonlocal wrong
+            image, answer = self._question(at)
             while time.perf_counter() < ends:
-                await client.classify(image, model=self.model)
+                wrong += (await client.classify(image, model=self.model)).index != answer
                 found.images += 1
 
         async def run() -> None:
@@ -131,6 +139,7 @@ class Work:
                     await asyncio.gather(*[call(client, at) for at in range(callers)])
 
         asyncio.run(run())
+        check(wrong)
         return found
 
     def lone_thread(self) -> dict[str, float]:
@@ -159,11 +168,21 @@ class Work:
         asyncio.run(run())
         return {way: statistics.median(found) for way, found in times.items()}
 
+    def _question(self, at: int) -> tuple[Any, int]:
+        """A caller's image, and the right answer."""
+        return self._images[at % len(self._images)], self._answers[at % len(self._images)]
+
     def _lone_calls(self) -> Iterator[tuple[str, Any]]:
         for block in range(LONE_BLOCKS):
             for way in WAYS if block % 2 else reversed(WAYS):
                 for at in range(LONE_CALLS):
                     yield way, self._images[at % len(self._images)]
+
+
+def check(wrong: int) -> None:
+    """End when callers got wrong answers, or each other's."""
+    if wrong:
+        raise RuntimeError(f"{wrong} wrong answers")
 
 
 @dataclass
@@ -186,8 +205,11 @@ class Comparison:
 
     def _load(self, name: str, measure: Callable[[str], Rate], quiet: Quiet) -> None:
         rates = self.rates.setdefault(name, {way: [] for way in WAYS})
-        for way in WAYS if len(rates["single"]) % 2 else tuple(reversed(WAYS)):
-            rates[way].append(quiet(functools.partial(measure, way)))
+        found = {way: Rate() for way in WAYS}
+        for way in ORDER:
+            found[way] += quiet(functools.partial(measure, way))
+        for way in WAYS:
+            rates[way].append(found[way])
         latest = {way: round(found[-1].images / found[-1].seconds) for way, found in rates.items()}
         print(f"{self.work.model}, {name}: {latest} images/s", file=sys.stderr, flush=True)
 
@@ -215,12 +237,19 @@ def compare(values: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def summary(found: list[Rate]) -> dict[str, float]:
-    """Rate with spread, and how busy both processes were."""
+    """Rate with spread, how busy both processes were, and what an image cost them."""
     return {
         **common.summary([one.images / one.seconds for one in found]),
         "client_core_busy": round(statistics.median(one.client_seconds / one.seconds for one in found), 3),
         "server_core_busy": round(statistics.median(one.server_seconds / one.seconds for one in found), 3),
+        "client_cpu_us_per_image": round(statistics.median(one.client_seconds / one.images for one in found) * 1e6, 1),
+        "server_cpu_us_per_image": round(statistics.median(one.server_seconds / one.images for one in found) * 1e6, 1),
     }
+
+
+def cpu(rate: dict[str, float]) -> str:
+    """What an image costs."""
+    return f"client {rate['client_cpu_us_per_image']:.0f} µs, server {rate['server_cpu_us_per_image']:.0f} µs"
 
 
 def main() -> None:
@@ -229,13 +258,12 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[4, 16, 64], help="callers (default: 4 16 64)")
     parser.add_argument("--runs", type=int, default=5, help="repetitions of everything (default: 5)")
     parser.add_argument(
-        "--minutes", type=float, default=4.5, help="after which nothing disturbed is repeated (default: 4.5)"
+        "--minutes", type=float, default=5.0, help="after which nothing disturbed is repeated (default: 5)"
     )
     arguments = parser.parse_args()
     conditions = common.conditions()
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder)
-        versions.write_version(repository, "stripes")
         light.write_version(repository)
         shutil.copytree(common.ROOT / "models/mnist", repository / "mnist")
         raw = {model: throughput.raw(common.newest(repository / model)) for model in MODELS}
@@ -261,7 +289,9 @@ def keep(conditions: dict[str, Any], quiet: Quiet, raw: dict[str, Any], found: d
             **conditions,
             "load_average_after": os.getloadavg()[0],
             "images": "packed uint8 in the model's shape",
+            "clients": "default settings; coalesce=False for single",
             "seconds_per_measurement": SECONDS,
+            "measurements_per_way_and_run": len(ORDER) // 2,
             "lone_calls_per_run": LONE_BLOCKS * LONE_CALLS,
             "measurements_thrown_away_as_disturbed": quiet.thrown_away,
             "measurements_kept_although_disturbed": quiet.disturbed_kept,
@@ -276,7 +306,8 @@ def keep(conditions: dict[str, Any], quiet: Quiet, raw: dict[str, Any], found: d
             gain, fast = rate["coalesced_over_single"], rate["coalesced"]["median"]
             print(
                 f"{model}, {name}: {fast:,.0f} images/s, {gain['median']:.2f} times (spread {gain['spread']:.0%});"
-                f" {fast / best:.2f} of onnxruntime alone"
+                f" {fast / best:.2f} of onnxruntime alone;"
+                f" CPU per image: {cpu(rate['single'])} -> {cpu(rate['coalesced'])}"
             )
         for caller, times in figures["lone_caller_p50_seconds"].items():
             ratio = times["coalesced_over_single"]

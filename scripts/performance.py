@@ -130,6 +130,9 @@ def peers() -> Iterator[str]:
         yield conditions(result, path.stem)
 
 
+WAYS = ("single", "coalesced")
+
+
 def coalescing() -> Iterator[str]:
     """How many times the throughput of single calls."""
     result = read("coalescing")
@@ -143,17 +146,25 @@ def coalescing() -> Iterator[str]:
                 [
                     f"{model}, {load}",
                     f"**×{gain['median']:.2f}** (spread {gain['spread']:.0%})",
-                    f"{rate['single']['median']:,.0f}/s",
-                    f"{rate['coalesced']['median']:,.0f}/s",
+                    *(f"{rate[way]['median']:,.0f}/s" for way in WAYS),
+                    *(cpu_per_image(rate[way]) for way in WAYS),
                 ]
             )
-    yield table(["callers in one process", "coalesced over single", "single", "coalesced"], rows)
+    heads = ["coalesced over single", *WAYS, *(f"{way}: CPU an image, client + server" for way in WAYS)]
+    yield table(["callers in one process", *heads], rows)
     for model, found in result["models"].items():
         lone = found["lone_caller_p50_seconds"]
         for caller, times in lone.items() if "coalesced_over_single" not in lone else [("caller", lone)]:
             ratio = times["coalesced_over_single"]
             yield f"A lone {caller}'s p50 ({model}): {ratio['median'] - 1:+.1%} (spread {ratio['spread']:.1%})."
     yield conditions(result, "coalescing")
+
+
+def cpu_per_image(rate: dict[str, Any]) -> str:
+    """What an image costs on either core; empty in results from before it was measured."""
+    if "client_cpu_us_per_image" not in rate:
+        return ""
+    return f"{rate['client_cpu_us_per_image']:.0f} + {rate['server_cpu_us_per_image']:.0f} µs"
 
 
 def stress() -> Iterator[str]:

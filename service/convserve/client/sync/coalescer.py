@@ -76,7 +76,7 @@ class Coalescer:
         with self._lock:
             group = self._lanes.come(row, options, time.monotonic())
             alone = not group.gathering and len(group.rows) == 1
-            if not group.gathering:
+            if not (group.gathering or alone):
                 self._appoint(group)
         try:
             if alone:
@@ -85,6 +85,8 @@ class Coalescer:
             return self._wait(row, group)
         finally:
             with self._lock:
+                if alone:
+                    self._returned(group)
                 self._leave(row)
 
     def _wait(self, row: Row, group: Group[_Waiter]) -> Classification:
