@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import structlog
 
 from convserve.arrays import Images, Logits, Probabilities
+
+log = structlog.get_logger(__name__)
 
 
 class Priority(enum.IntEnum):
@@ -101,7 +104,7 @@ class Item:
         Args:
             images: uint8 [n, H, W, C], n at least 1. Must not change until the item is finished.
             done: called once, with the outputs of all rows in order or with an error, and the batches that ran. Called
-                on whichever thread finishes the item; it must be quick and must not raise.
+                on whichever thread finishes the item; it must be quick. What it raises is logged and goes no further.
             deadline: reading of the server's clock after which nobody wants the answer.
             priority: urgency within the queue.
             trace: told of the batches that ran; None when the request is not traced.
@@ -131,12 +134,18 @@ class Item:
         return not self._done
 
     def finish(self, outcome: Outputs | BaseException) -> bool:
-        """Answer the caller, unless that was done before. Returns whether this call did it. Thread-safe."""
+        """Answer the caller, unless that was done before. Returns whether this call did it. Thread-safe.
+
+        It does not raise: whoever calls it has others to answer, and is often the only thread that runs batches.
+        """
         try:
             done = self._done.pop()  # one step of the interpreter: of two threads, one gets it
         except IndexError:
             return False
-        done(outcome, self.runs)
+        try:
+            done(outcome, self.runs)
+        except Exception as error:  # one caller's trouble must not become the others'
+            log.error("answer not handed over", exc_info=error)
         return True
 
     def split(self) -> None:

@@ -150,6 +150,30 @@ def test_a_failing_run_hurts_only_its_own_batch(bench: Bench) -> None:
     assert [str(error) for error in bench.observer.failures] == ["secret"]
 
 
+@pytest.mark.parametrize("failure", [None, RuntimeError("no memory")], ids=["answers", "errors"])
+def test_an_answer_that_cannot_be_handed_over_hurts_nobody_else(bench: Bench, failure: Exception | None) -> None:
+    """The callers behind it in its batch are answered, and the batches after it run."""
+
+    def broken(outcome: Outputs | BaseException, runs: list[BatchRun]) -> None:
+        raise RuntimeError("nobody there")
+
+    first = bench.submit(7)[1]
+    bench.gate.wait_inside()
+    bench.batcher.submit(Item(np.zeros((1, 1, 1, 1), np.uint8), broken))
+    mate = bench.submit(2)[1]
+    bench.gate.open()
+    assert len(bench.gate.open(failure)) == 2
+    assert first.result(WAIT) == [7.0]
+    if failure is None:
+        assert mate.result(WAIT) == [2.0]
+    else:
+        with pytest.raises(InternalError):
+            mate.result(WAIT)
+    after = bench.submit(3)[1]
+    bench.gate.open()
+    assert after.result(WAIT) == [3.0]
+
+
 def test_too_few_outputs_are_an_error(bench: Bench) -> None:
     """A row without an answer must not get another row's."""
     bench.gate.short = True
