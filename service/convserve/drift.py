@@ -10,7 +10,9 @@ common usage below 0.1 is stable, above 0.25 is a shift worth a look.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,10 @@ CONFIDENCE_BOUNDS = tuple(step / 20 for step in range(1, 21))
 """Upper bounds of the confidence histogram's buckets."""
 
 _SETTLE_EVERY = 512
-"""Requests that are counted together."""
+"""Requests that are counted together, at most."""
+_SETTLE_BYTES = 4 * 2**20
+"""Bytes of answers that wait until they are counted, about: large requests to a model with many classes are megabytes
+each."""
 _SAMPLE_EVERY = 8
 """The pixels of every so manieth request are looked at."""
 _SAMPLED_IMAGES = 16
@@ -36,6 +41,7 @@ _SMOOTHING = 1e-4
 """Share that an empty bin counts as, or one image in a new place would make the index infinite."""
 
 Counts = npt.NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,24 +72,26 @@ class Drift:
         self._classes = np.zeros(len(training.class_share), np.int64)
         self._confidence = np.zeros(len(CONFIDENCE_BOUNDS), np.int64)
         self._confidence_sum = 0.0
-        self._waiting: list[Probabilities] = []
-        self._sampled: list[Images] = []
+        self._waiting: deque[Probabilities] = deque()  # whoever answers appends, and takes no lock for it
+        self._waiting_bytes = 0
+        self._sampled: deque[Images] = deque()
         self._lock = threading.Lock()
 
     def note(self, images: Images, outputs: Outputs) -> None:
         """Take note of an answered request: uint8 [n, H, W, C] and its outputs."""
-        waiting = self._waiting
+        waiting, probabilities = self._waiting, outputs.probabilities
         if not len(waiting) % _SAMPLE_EVERY:
             self._sampled.append(images[:_SAMPLED_IMAGES].copy())
-        waiting.append(outputs.probabilities)
-        if len(waiting) >= _SETTLE_EVERY:
+        waiting.append(probabilities)
+        self._waiting_bytes += probabilities.nbytes  # two threads may lose one of two; then it settles a bit later
+        if len(waiting) >= _SETTLE_EVERY or self._waiting_bytes >= _SETTLE_BYTES:
             self.settle()
 
     def settle(self) -> None:
         """Count what waits."""
         with self._lock:
-            waiting, self._waiting = self._waiting, []
-            sampled, self._sampled = self._sampled, []
+            self._waiting_bytes = 0
+            waiting, sampled = _take(self._waiting), _take(self._sampled)
             if not waiting:
                 return
             probabilities = np.concatenate(waiting)
@@ -116,6 +124,11 @@ class Drift:
         now += counts
         if now.sum() > _WINDOW_IMAGES:
             now /= 2
+
+
+def _take(waiting: deque[T]) -> list[T]:
+    """Take out what waits now; what others append meanwhile stays for the next time."""
+    return [waiting.popleft() for _ in range(len(waiting))]
 
 
 def stability_index(now: Counts, training: Counts) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,33 @@ def test_every_answer_is_counted() -> None:
     assert sum(seen.confidence) == 900
     assert seen.confidence[17] == 900  # the bucket from 0.85 to 0.9
     assert seen.confidence_sum == pytest.approx(810, rel=1e-5)
+
+
+def test_answers_given_during_a_look_are_counted() -> None:
+    """A scrape may come at any moment; here, between looking at a request's images and keeping its answer."""
+    drift = Drift(training())
+
+    class Watched(np.ndarray):
+        def copy(self, order: str = "C") -> np.ndarray:  # type: ignore[override]
+            drift.seen()
+            return np.array(self)
+
+    for _ in range(3):
+        drift.note(images(2, 48).view(Watched), outputs(np.array([1, 2]), 0.9))
+    assert drift.seen().classes == [0, 3, 3, 0]
+
+
+def test_large_answers_do_not_pile_up() -> None:
+    """Many rows of many classes are megabytes; only a few of those wait to be counted."""
+    drift = Drift(training())
+    kept = []
+    for _ in range(20):
+        probabilities = np.full((2**16, 4), 0.25, np.float32)  # 1 MiB
+        drift.note(images(1, 48), Outputs(probabilities, probabilities))
+        kept.append(weakref.ref(probabilities))
+        del probabilities
+    assert sum(one() is not None for one in kept) < 8
+    assert sum(drift.seen().classes) == 20 * 2**16
 
 
 def test_images_like_those_trained_on_are_stable() -> None:
