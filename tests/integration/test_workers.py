@@ -73,10 +73,15 @@ def test_a_killed_worker_is_replaced(server: ServerProcess) -> None:
     until(lambda: server.metric("convserve_requests_total", method="Classify") == 8)
     victim = children(server)[0]
     os.kill(victim, signal.SIGKILL)
-    until(lambda: server.metric("convserve_worker_restarts_total") == 1)
-    until(lambda: server.http("/readyz")[0] == 200)
+    counted = []
+
+    def replaced() -> bool:
+        counted.append(server.metric("convserve_requests_total", method="Classify"))
+        return server.metric("convserve_worker_restarts_total") == 1 and server.http("/readyz")[0] == 200
+
+    until(replaced)
     assert victim not in children(server)
-    assert server.metric("convserve_requests_total", method="Classify") == 8
+    assert set(counted) == {8}
     assert any(event["event"] == "worker died" and event["status"] == -9 for event in server.log_events())
 
 

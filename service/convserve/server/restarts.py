@@ -11,13 +11,15 @@ _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.1, 5.0
 class Restarts:
     """What is known of the ends of all workers.
 
-    A crash loop is 5 crashes within a minute, or 5 in a row of one place's workers before they were ready, however long
-    each took for that. A worker that could say why it cannot start has not crashed: it is tried again and again, since
-    what hinders it, such as a repository that is away, does not hinder the workers that serve.
+    A crash loop is 5 crashes within a minute, or twice as many as there are workers where that is more, since all of
+    them may be hit at once; or 5 in a row of one place's workers before they were ready, however long each took for
+    that. A worker that could say why it cannot start has not crashed: it is tried again and again, since what hinders
+    it, such as a repository that is away, does not hinder the workers that serve.
     """
 
-    def __init__(self) -> None:
-        """Nothing has ended yet."""
+    def __init__(self, workers: int) -> None:
+        """None of so many workers has ended yet."""
+        self._most_crashes = max(_CRASHES, 2 * workers)
         self._crashes: list[float] = []
         self._crashed_starts: Counter[int] = Counter()
         self._failed_starts: Counter[int] = Counter()
@@ -40,7 +42,7 @@ class Restarts:
             return _backoff(self._failed_starts[place])
         self._crashes.append(now)
         self._crashed_starts[place] += not was_ready
-        if max(len(self._crashes), self._crashed_starts[place]) >= _CRASHES:
+        if len(self._crashes) >= self._most_crashes or self._crashed_starts[place] >= _CRASHES:
             return None
         return _backoff(max(len(self._crashes), self._crashed_starts[place]))
 

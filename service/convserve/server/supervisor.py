@@ -114,7 +114,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._workers: dict[int, _Worker] = {}
         self._retired: list[Family] = []
-        self._ends = Restarts()
+        self._ends = Restarts(plan.workers)
         self._admin_turn = threading.Lock()
         self._wishes: Any = None
         """What administrators have asked for so far, as the workers' managers tell it."""
