@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import TypeAlias
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from convserve.client.coalescing import (
     BUSY_SECONDS,
@@ -286,3 +289,43 @@ def test_a_server_that_takes_less_lowers_the_limit() -> None:
     for count, limit in ((64, 32), (40, 20), (60, 20), (2, 1), (1, 1)):
         some.refused(count)
         assert some.max_rows == limit
+
+
+@given(seed=st.integers(0, 2**32), max_rows=st.sampled_from([1, 3, 64]))
+def test_nobody_is_forgotten(seed: int, max_rows: int) -> None:
+    """Whatever happens in whatever order: what gathers has something to wait for, and in the end all is as it was."""
+    chance = random.Random(seed)
+    some = lanes(max_rows, connections=2)
+    inside: list[Row[None]] = []
+    under_way: list[Group[None]] = []
+    now = 0.0
+
+    def go(group: Group[None] | None) -> None:
+        if group is not None:
+            assert not group.gathering
+            assert group not in under_way
+            under_way.append(group)
+
+    for step in range(200):
+        now += chance.choice([0, WINDOW_SECONDS])
+        deed = chance.choice(["come", "come", "return", "leave", "look"] if step < 150 else ["return", "leave"])
+        if deed == "come":
+            inside.append(row())
+            group = some.come(inside[-1], DIGITS, now)
+            go(None if group.gathering else group)
+        elif deed == "return" and under_way:
+            group = under_way.pop(chance.randrange(len(under_way)))
+            if len(group.rows) > 1 and chance.random() < 0.2:
+                go(some.again(group, chance.sample(group.rows, len(group.rows) // 2)))
+            go(some.returned(group, now))
+        elif deed == "leave" and inside:
+            go(some.leave(inside.pop(chance.randrange(len(inside)))))
+        elif deed == "look":
+            for lane in some._lanes.values():
+                go(some.due(lane.group, now) if lane.group is not None else None)
+        for lane in some._lanes.values():
+            assert lane.under_way == len(under_way)
+            assert lane.inside == len(inside)
+            assert lane.answered == sum(one.group is None for one in inside)
+            assert lane.group is None or lane.under_way or lane.answered
+            assert lane.group is None or 0 < len(lane.group.rows) < max_rows
