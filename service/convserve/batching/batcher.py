@@ -41,7 +41,7 @@ class BatchObserver(Protocol):
         """Take note of items that never ran: `cancelled` or `expired`."""
 
     def batch_failed(self, error: BaseException) -> None:
-        """Take note of a batch that the runtime could not run; `error` has its traceback."""
+        """Take note of a batch that could not be run; `error` has its traceback."""
 
 
 class Batcher:
@@ -179,8 +179,12 @@ class Batcher:
                     self._work.notify_all()
             _expire(expired)
             if isinstance(taken, Batch):
-                images, self._own_buffer = self._gather(taken, self._own_buffer)
-                self._run(taken, images)
+                try:
+                    images, self._own_buffer = self._gather(taken, self._own_buffer)
+                except Exception as error:  # noqa: BLE001  # as in `_run`
+                    self._fail(taken, error)
+                else:
+                    self._run(taken, images)
         finally:
             self._slots.release()
         return bool(self._queue.rows)
@@ -249,7 +253,11 @@ class Batcher:
         """Form and run batches until the batcher is closed and the queue is empty."""
         buffer: Images | None = None
         while (batch := self._next()) is not None:
-            images, buffer = self._gather(batch, buffer)
+            try:
+                images, buffer = self._gather(batch, buffer)
+            except Exception as error:  # noqa: BLE001  # as in `_run`
+                self._fail(batch, error)
+                continue
             with self._slots:
                 self._run(batch, images)
 
@@ -320,11 +328,7 @@ class Batcher:
                 lengths = ", ".join(str(len(part)) for part in outputs)
                 raise InternalError(f"the model returned {lengths} rows for a batch of {len(images)}")
         except Exception as error:  # noqa: BLE001  # any failure of a runtime must reach the callers, not kill the thread
-            self._observer.batch_failed(error)
-            failure = error if isinstance(error, ConvserveError) else InternalError("the model failed to run")
-            for part in batch.parts:
-                part.item.finish(failure)
-            self._leave(batch.rows)
+            self._fail(batch, error)
             return
         finished = self._clock()
         run_seconds = finished - started
@@ -349,6 +353,14 @@ class Batcher:
             row += count
         if traced:
             traced[0][0].batch_ran(started, traced)
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        """Answer the items of a batch that could not be gathered, or that the runtime could not run."""
+        self._observer.batch_failed(error)
+        failure = error if isinstance(error, ConvserveError) else InternalError("the model failed to run")
+        for part in batch.parts:
+            part.item.finish(failure)
+        self._leave(batch.rows)
 
     def _leave(self, rows: int) -> None:
         """Take rows out of the account of those in flight."""

@@ -174,6 +174,24 @@ def test_an_answer_that_cannot_be_handed_over_hurts_nobody_else(bench: Bench, fa
     assert after.result(WAIT) == [3.0]
 
 
+def test_a_batch_whose_rows_cannot_be_brought_together_fails_alone(bench: Bench) -> None:
+    """Without memory for a batch, say, its callers get an error, and the next batch runs."""
+    first = bench.submit(7)[1]
+    bench.gate.wait_inside()
+    outcomes: list[Outputs | BaseException] = []
+    for side in (1, 2):
+        image = np.zeros((1, side, side, 1), np.uint8)
+        bench.batcher.submit(Item(image, lambda outcome, runs: outcomes.append(outcome)))
+    bench.gate.open()
+    assert first.result(WAIT) == [7.0]
+    after = bench.submit(3)[1]
+    bench.gate.open()
+    assert after.result(WAIT) == [3.0]
+    assert [str(outcome) for outcome in outcomes] == ["the model failed to run"] * 2
+    assert len(bench.observer.failures) == 1
+    assert bench.batcher.in_flight_rows == 0
+
+
 def test_too_few_outputs_are_an_error(bench: Bench) -> None:
     """A row without an answer must not get another row's."""
     bench.gate.short = True
