@@ -99,6 +99,33 @@ def test_a_message_over_the_limit(channel: grpc.Channel) -> None:
     assert classify(message())
 
 
+def test_calls_whose_message_never_came_whole_are_not_counted_as_refused(
+    server: ServerProcess, channel: grpc.Channel
+) -> None:
+    """Whoever goes before his message, or sends one that is too large, did not call a method that does not exist."""
+
+    def refused() -> float:
+        return server.metric("convserve_requests_total", code="UNIMPLEMENTED")
+
+    before = refused()
+    sent = threading.Event()
+
+    def nothing_yet() -> Iterator[bytes]:
+        sent.wait(10)
+        yield from ()
+
+    calls = [channel.stream_unary(METHOD).future(nothing_yet()) for _ in range(4)]
+    late = channel.stream_unary(METHOD).future(nothing_yet(), timeout=0.05)
+    assert late.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    for call in calls:
+        call.cancel()
+    sent.set()
+    for _ in range(4):
+        outcome(lambda: caller(channel)(b"\0" * 1_100_000))
+    until(lambda: not server.metric("convserve_requests_in_flight"))
+    assert refused() == before
+
+
 def test_a_compressed_call(channel: grpc.Channel) -> None:
     """Compression is gRPC's business and works."""
     assert caller(channel)(message(), compression=grpc.Compression.Gzip)

@@ -33,7 +33,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from convserve.batching import SHORT_SECONDS, Turns
 from convserve.clock import monotonic
-from convserve.errors import OverloadedError, UnsupportedError
+from convserve.errors import CancelledError, OverloadedError, UnsupportedError
 from convserve.server.rpc import Call, Guard, Unary
 from convserve.server.status import code_of, status_of
 
@@ -198,7 +198,7 @@ class _Arrivals:
 class _LaneCall(Call):
     """One call. Its events come on the loop's thread; its answer from whichever thread has it."""
 
-    __slots__ = ("_cancel", "_gone", "_grpc", "_lane", "_method", "_started")
+    __slots__ = ("_cancel", "_empty", "_gone", "_grpc", "_lane", "_method", "_started")
 
     def __init__(self, lane: FastLane, method: Unary[Any], event: Any) -> None:
         self._started = time.perf_counter()
@@ -206,7 +206,7 @@ class _LaneCall(Call):
         self._method = method
         self._grpc = event.call
         self._cancel: Callable[[], None] | None = None
-        self._gone = False
+        self._gone = self._empty = False
         super().__init__(method.api, event.invocation_metadata, event.call_details.deadline - time.time())
         lane.calls += 1
         lane.guard.enter(method.api)
@@ -217,9 +217,10 @@ class _LaneCall(Call):
         """Parse and start, unless that takes a thread."""
         data = event.batch_operations[0].message()
         lane, method = self._lane, self._method
+        if data is None:
+            self._on_no_message()
+            return
         try:
-            if data is None:  # the caller sent none, or one that is too large, or has gone
-                raise UnsupportedError(f"{method.path} takes exactly one message")
             if len(data) >= LARGE_BYTES:
                 lane.beside(self._begin_beside, data)
                 return
@@ -231,6 +232,18 @@ class _LaneCall(Call):
             self._start(request)
         except Exception as error:  # noqa: BLE001  # every failure becomes a status
             self._answer(error)
+
+    def _on_no_message(self) -> None:
+        """Refuse a caller who sent none. Whether he has gone, or sent one that is too large, the call's end tells."""
+        self._empty = True
+        if self._gone:
+            self._leave_empty()
+        else:
+            self._refuse(UnsupportedError(f"{self._method.path} takes exactly one message"))
+
+    def _leave_empty(self) -> None:
+        outcome = CancelledError("the call ended before its message came") if self._gone else UnsupportedError()
+        self._leave(self._code(outcome), outcome)
 
     def _begin_beside(self, data: bytes) -> None:
         """Parse and start on a thread."""
@@ -260,33 +273,46 @@ class _LaneCall(Call):
             self._gone = True
             if self._cancel is not None:
                 self._cancel()
+        if self._empty:
+            self._leave_empty()
         self._lane.calls -= 1
 
     def _answer(self, outcome: bytes | BaseException) -> None:
         """Send the answer, or the status that an error stands for."""
-        if isinstance(outcome, bytes):
-            code = grpc.StatusCode.OK
-            if not self._gone:
-                self._send(
-                    (
-                        cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
-                        cygrpc.SendMessageOperation(outcome, _NO_FLAGS),
-                        cygrpc.SendStatusFromServerOperation(None, _OK, b"", _NO_FLAGS),
-                    )
+        if not isinstance(outcome, bytes):
+            self._refuse(outcome)
+            self._leave(self._code(outcome), outcome)
+            return
+        if not self._gone:
+            self._send(
+                (
+                    cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
+                    cygrpc.SendMessageOperation(outcome, _NO_FLAGS),
+                    cygrpc.SendStatusFromServerOperation(None, _OK, b"", _NO_FLAGS),
                 )
-        else:
-            late = self._gone and self.deadline <= monotonic()  # gRPC ends such calls itself
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else code_of(outcome)
-            if not self._gone:
-                status = status_of(outcome, self.request_id)
-                self._send(
-                    (
-                        cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
-                        cygrpc.SendStatusFromServerOperation(
-                            status.trailing_metadata, _CODES[code], status.details.encode(), _NO_FLAGS
-                        ),
-                    )
-                )
+            )
+        self._leave(grpc.StatusCode.OK, outcome)
+
+    def _code(self, error: BaseException) -> grpc.StatusCode:
+        """What the call ends with."""
+        late = self._gone and self.deadline <= monotonic()  # gRPC ends such calls itself
+        return grpc.StatusCode.DEADLINE_EXCEEDED if late else code_of(error)
+
+    def _refuse(self, error: BaseException) -> None:
+        """Send the status that an error stands for."""
+        if self._gone:
+            return
+        status = status_of(error, self.request_id)
+        self._send(
+            (
+                cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
+                cygrpc.SendStatusFromServerOperation(
+                    status.trailing_metadata, _CODES[status.code], status.details.encode(), _NO_FLAGS
+                ),
+            )
+        )
+
+    def _leave(self, code: grpc.StatusCode, outcome: bytes | BaseException) -> None:
         self._lane.guard.leave(self, self._method.name, code, time.perf_counter() - self._started, outcome)
 
     def _send(self, operations: Sequence[Any]) -> None:
