@@ -89,7 +89,8 @@ class Statistics:
             queue, run = runs[0].queue_seconds, runs[0].run_seconds
         else:
             queue = min((run.queue_seconds for run in runs), default=0.0)
-            run = sum(run.run_seconds for run in runs)
+            computing = sum(run.run_seconds for run in runs)
+            run = min(computing, max(total_seconds - decode_seconds - queue, 0.0))  # batches may run side by side
         with self._lock:  # in one place, since it is done for every request
             self._answered += 1
             self._rows += rows

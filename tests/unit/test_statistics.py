@@ -24,6 +24,18 @@ def test_stages_add_up_to_the_whole() -> None:
     assert (totals.rows, totals.success.count, totals.failed.count) == (4, 2, 0)
 
 
+def test_batches_side_by_side_take_nothing_from_other_requests() -> None:
+    """The pieces of a request may take longer together than the request; the stages add up, and no sum ever falls."""
+    statistics = Statistics()
+    statistics.answered(1, 0.1, 0.5, [run(1, 0.1, 0.1)])
+    before = statistics.totals()
+    statistics.answered(2, 0.0, 1.0, [run(1, 0.1, 0.8), run(1, 0.1, 0.8)])
+    totals = statistics.totals()
+    assert totals.reply.seconds == pytest.approx(before.reply.seconds) == pytest.approx(0.2)
+    stages = [totals.decode, totals.queue, totals.run, totals.reply]
+    assert sum(stage.seconds for stage in stages) == pytest.approx(totals.success.seconds)
+
+
 def test_batches_by_size() -> None:
     """And when the last one ran."""
     statistics = Statistics()
