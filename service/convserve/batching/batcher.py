@@ -195,10 +195,12 @@ class Batcher:
         fitting = bisect.bisect_right(sizes, seconds, key=self._times.predict)
         if not fitting:
             return sizes[0]
-        size = sizes[fitting - 1]
-        if not self._sizes and fitting < len(sizes):  # between two measured sizes
-            return max(size, int(size * seconds / self._times.predict(size)))
-        return size
+        fits = sizes[fitting - 1]
+        if self._sizes or fitting == len(sizes):
+            return fits
+        too_long = sizes[fitting]  # the answer lies between the two, as predictions do
+        least, most = self._times.predict(fits), self._times.predict(too_long)
+        return fits + int((too_long - fits) * (seconds - least) / (most - least))
 
     def cancel(self, item: Item) -> None:
         """Give an item up, because its caller has gone. Rows that wait never run; rows that run are not waited for."""

@@ -140,6 +140,30 @@ def test_a_large_request_comes_back_whole() -> None:
     assert [run.item_rows for run in model.runs] == [2] * 23 + [4]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "rows"),
+    [
+        ({1: 0.0005, 2: 0.001, 4: 0.002, 8: 0.004}, 4),
+        ({1: 0.0005, 2: 0.0006, 4: 0.0008, 8: 0.0048}, 5),  # beyond 4 rows a row takes ten times as long
+        ({1: 0.0001, 8: 0.1}, 1),
+        ({1: 0.0001, 8: 0.001}, 8),
+        ({1: 0.005, 8: 0.01}, 1),
+    ],
+)
+def test_a_turn_takes_no_longer_than_predicted_also_between_measured_sizes(
+    seconds: dict[int, float], rows: int
+) -> None:
+    """However the time grows with the rows; a first row that takes longer runs alone."""
+    log: list[str] = []
+    turns = Turns(lambda: Model.clock)
+    model = Model(log, "m")
+    model.batcher._times = BatchTimes(seconds)
+    for _ in range(64):
+        model.submit(1, turns)
+    turns.run_one()
+    assert log == [f"m{rows}"]
+
+
 def test_a_request_is_not_torn_apart_for_a_little_time() -> None:
     """What takes up to two turns runs in one, whole: two batches would cost more than the wait that they save."""
     log: list[str] = []
