@@ -151,10 +151,14 @@ class Engine:
     def _compare_with_shadow(self, version: LoadedVersion, request_id: str, pixels: Images, answer: Outputs) -> None:
         """Let the shadow version, if there is one, answer the same images; count where it disagrees.
 
-        The caller has his answer already. The copy has the lowest priority, and is dropped when the queue is full.
+        The caller has his answer already. The copy has the lowest priority, and is dropped when the queue is full, or
+        when the shadow takes images of another shape.
         """
         shadow = self._registry.borrow_shadow(version, request_id)
         if shadow is None:
+            return
+        if shadow.manifest.input.shape != pixels.shape[1:]:
+            shadow.release()
             return
 
         def compare(outcome: Outputs | BaseException, runs: list[BatchRun]) -> None:  # noqa: ARG001

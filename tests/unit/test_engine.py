@@ -11,6 +11,7 @@ from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +27,7 @@ from convserve.engine import Done, Engine, Request, Result, Ticket
 from convserve.errors import ConvserveError
 from convserve.lifecycle import VersionState
 from convserve.registry import LoadedVersion, Registry, VersionStatus
+from convserve.routing import Routes
 from support import versions
 
 
@@ -111,9 +113,8 @@ class Loop:
             turns.run_one()
 
 
-def serve(directory: Path, runtime: Moody, slots: int = 2, **limits: float) -> tuple[Engine, LoadedVersion, Registry]:
-    """An engine with one version on this runtime."""
-    manifest, digest = m.read(directory)
+def load(manifest: m.Manifest, runtime: Moody, slots: int = 2, **limits: float) -> LoadedVersion:
+    """A version on this runtime, its threads running."""
     times = BatchTimes({1: 1e-4, 8: 2e-4})
     batcher = Batcher(
         BatchQueue(QueueLimits(**limits), times.predict),  # type: ignore[arg-type]
@@ -122,17 +123,22 @@ def serve(directory: Path, runtime: Moody, slots: int = 2, **limits: float) -> t
         observer=Silent(),
         slots=slots,
     )
-    loaded = LoadedVersion(
+    batcher.start()
+    return LoadedVersion(
         manifest,
-        digest,
+        "0" * 64,
         runtime,
         batcher,
         max_rows=64,
         drift=Drift(manifest.statistics),
         compared=lambda version, answer, shadow: None,
     )
+
+
+def serve(directory: Path, runtime: Moody, slots: int = 2, **limits: float) -> tuple[Engine, LoadedVersion, Registry]:
+    """An engine with one version on this runtime."""
+    loaded = load(m.read(directory)[0], runtime, slots, **limits)
     registry = Registry()
-    batcher.start()
     registry.publish(loaded, VersionStatus(VersionState.AVAILABLE))
     return Engine(registry, max_image_pixels=10_000), loaded, registry
 
@@ -280,3 +286,23 @@ def test_image_files_come_back_with_what_was_done(repository: Path) -> None:
     assert isinstance(result, Result)
     assert "resized 16x16 to 8x8" in result.decoding[0]
     loaded.unload(5)
+
+
+@pytest.mark.parametrize(("height", "copies"), [(8, 1), (4, 0)])
+def test_a_shadow_is_asked_only_what_it_takes(repository: Path, height: int, copies: int) -> None:
+    """Images of another shape would break the batches of those who call the shadow's version by its number."""
+    engine, loaded, registry = serve(repository / "stripes/1", Moody(0, 0, 0), max_batch_size=4)
+    runtime = Moody(0, 0, 0)
+    manifest = msgspec.structs.replace(
+        loaded.manifest, version=2, input=m.InputSpec(height=height, width=8, channels=1)
+    )
+    shadow = load(manifest, runtime, max_batch_size=4)
+    registry.publish(shadow, VersionStatus(VersionState.AVAILABLE))
+    registry.set_routes("stripes", Routes(aliases={"stable": 1, "canary": 2}, shadow="canary"))
+    answered: Future[object] = Future()
+    engine.submit(Request("stripes", versions.random_images(1), "packed"), answered.set_result)
+    assert isinstance(answered.result(30), Result)
+    for version in (loaded, shadow):
+        version.unload(30)
+    assert runtime.rows == copies
+    assert shadow.users == 0
