@@ -1,8 +1,9 @@
 """Single images of many callers: one RPC each, or together; and what coalescing costs a caller who is alone.
 
-One server process on one core, one client process on the other, as in the other benchmarks. Both ways of calling
-alternate within one run, with clients of the same settings (the default ones) but for `coalesce`; callers are threads
-with `Client` or tasks with `AsyncClient`, each waits for its answer before it asks again, and every answer is checked.
+One server process on one core, one client process on the other, as in the other benchmarks; and, for the most callers,
+both processes on both cores, where what one saves the other can use. Both ways of calling alternate within one run, with
+clients of the same settings (the default ones) but for `coalesce`; callers are threads with `Client` or tasks with
+`AsyncClient`, each waits for its answer before it asks again, and every answer is checked.
 
 Two models: the bundled `mnist`, whose own time limits what coalescing can gain, and `light`, as cheap as the preset
 `mnist-simple`. The result says for each rate which of the two cores was busy, what CPU time an image costs on either,
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import itertools
 import os
 import shutil
 import statistics
@@ -44,6 +46,12 @@ LONE_BLOCKS, LONE_CALLS = 10, 50
 """A lone caller alternates after so many calls, so many times, for the same reason."""
 WAYS = ("single", "coalesced")
 MODELS = (light.NAME, "mnist")
+APART, TOGETHER = "a core each", "both on both cores"
+CORES = {
+    APART: ((common.SERVER_CORE,), (common.CLIENT_CORE,)),
+    TOGETHER: ((common.SERVER_CORE, common.CLIENT_CORE),) * 2,
+}
+"""Where server and client run."""
 
 
 @dataclass
@@ -269,19 +277,27 @@ def main() -> None:
         raw = {model: throughput.raw(common.newest(repository / model)) for model in MODELS}
         serve = [sys.executable, "-m", "convserve", "serve", "--model-repository", folder]
         peer = common.Peer("convserve", [*serve, "--port", "0", "--http-port", "0", "--log-level", "error"])
-        with common.running(peer) as server:
-            os.sched_setaffinity(0, {common.CLIENT_CORE})
-            quiet = Quiet(server, arguments.minutes * 60)
-            comparisons = [Comparison(Work(model, server), arguments.callers) for model in MODELS]
-            for at in range(arguments.runs):
-                if at and quiet.time_is_up:
-                    break
-                for comparison in comparisons:
-                    comparison.run(quiet)
-                keep(conditions, quiet, raw, {one.work.model: one.result() for one in comparisons})
+        found: dict[str, dict[str, Any]] = {}
+        for place, (server_cores, client_cores) in CORES.items():
+            callers = arguments.callers if place == APART else arguments.callers[-1:]
+            with common.running(peer, cores=server_cores) as server:
+                os.sched_setaffinity(0, client_cores)
+                quiet = Quiet(server, arguments.minutes * 60 * len(callers) / (len(arguments.callers) + 1))
+                comparisons = [Comparison(Work(model, server), callers) for model in MODELS]
+                for at in range(arguments.runs):
+                    if at and quiet.time_is_up:
+                        break
+                    for comparison in comparisons:
+                        comparison.run(quiet)
+                    found[place] = {
+                        "measurements_thrown_away_as_disturbed": quiet.thrown_away,
+                        "measurements_kept_although_disturbed": quiet.disturbed_kept,
+                        "models": {one.work.model: one.result() for one in comparisons},
+                    }
+                    keep(conditions, raw, found)
 
 
-def keep(conditions: dict[str, Any], quiet: Quiet, raw: dict[str, Any], found: dict[str, Any]) -> None:
+def keep(conditions: dict[str, Any], raw: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
     """Write the result, and show what matters of it."""
     result = {
         "what": "single images of concurrent callers, one RPC each or coalesced; median, spread (half the range), runs",
@@ -293,15 +309,14 @@ def keep(conditions: dict[str, Any], quiet: Quiet, raw: dict[str, Any], found: d
             "seconds_per_measurement": SECONDS,
             "measurements_per_way_and_run": len(ORDER) // 2,
             "lone_calls_per_run": LONE_BLOCKS * LONE_CALLS,
-            "measurements_thrown_away_as_disturbed": quiet.thrown_away,
-            "measurements_kept_although_disturbed": quiet.disturbed_kept,
         },
         "onnxruntime_alone_images_per_second_by_batch": raw,
-        "models": found,
+        "places": found,
     }
     path = common.write_result("coalescing", result)
-    for model, figures in found.items():
-        best = max(raw[model].values())
+    for place, model in itertools.product(found, MODELS):
+        figures, best = found[place]["models"][model], max(raw[model].values())
+        print(place)
         for name, rate in figures["images_per_second"].items():
             gain, fast = rate["coalesced_over_single"], rate["coalesced"]["median"]
             print(

@@ -138,32 +138,34 @@ def coalescing() -> Iterator[str]:
     result = read("coalescing")
     if result is None:
         return
-    rows = []
-    for model, found in result["models"].items():
-        for load, rate in found["images_per_second"].items():
-            gain = rate["coalesced_over_single"]
-            rows.append(
-                [
-                    f"{model}, {load}",
-                    f"**×{gain['median']:.2f}** (spread {gain['spread']:.0%})",
-                    *(f"{rate[way]['median']:,.0f}/s" for way in WAYS),
-                    *(cpu_per_image(rate[way]) for way in WAYS),
-                ]
-            )
     heads = ["coalesced over single", *WAYS, *(f"{way}: CPU an image, client + server" for way in WAYS)]
-    yield table(["callers in one process", *heads], rows)
-    for model, found in result["models"].items():
-        lone = found["lone_caller_p50_seconds"]
-        for caller, times in lone.items() if "coalesced_over_single" not in lone else [("caller", lone)]:
-            ratio = times["coalesced_over_single"]
-            yield f"A lone {caller}'s p50 ({model}): {ratio['median'] - 1:+.1%} (spread {ratio['spread']:.1%})."
+    for place, measured in result["places"].items():
+        rows = []
+        for model, found in measured["models"].items():
+            for load, rate in found["images_per_second"].items():
+                gain = rate["coalesced_over_single"]
+                rows.append(
+                    [
+                        f"{model}, {load}",
+                        f"**×{gain['median']:.2f}** (spread {gain['spread']:.0%})",
+                        *(f"{rate[way]['median']:,.0f}/s" for way in WAYS),
+                        *(cpu_per_image(rate[way]) for way in WAYS),
+                    ]
+                )
+        yield f"Client and server: {place}."
+        yield table(["callers in one process", *heads], rows)
+        lone = [
+            f"{model}, a lone {caller}: {times['coalesced_over_single']['median'] - 1:+.1%}"
+            f" (spread {times['coalesced_over_single']['spread']:.1%})"
+            for model, found in measured["models"].items()
+            for caller, times in found["lone_caller_p50_seconds"].items()
+        ]
+        yield f"What coalescing adds to the p50 of a caller who is alone: {'; '.join(lone)}."
     yield conditions(result, "coalescing")
 
 
 def cpu_per_image(rate: dict[str, Any]) -> str:
-    """What an image costs on either core; empty in results from before it was measured."""
-    if "client_cpu_us_per_image" not in rate:
-        return ""
+    """What an image costs on either side."""
     return f"{rate['client_cpu_us_per_image']:.0f} + {rate['server_cpu_us_per_image']:.0f} µs"
 
 
