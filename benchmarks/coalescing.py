@@ -1,8 +1,8 @@
 """Single images of many callers: one RPC each, or together; and what coalescing costs a caller who is alone.
 
 One server process on one core, one client process on the other, as in the other benchmarks; and, for the most callers,
-both processes on both cores, where what one saves the other can use. Both ways of calling alternate within one run, with
-clients of the same settings (the default ones) but for `coalesce`; callers are threads with `Client` or tasks with
+both processes on both cores, where what one saves the other can use. Both ways of calling alternate within one run,
+with clients of the same settings (the default ones) but for `coalesce`; callers are threads with `Client` or tasks with
 `AsyncClient`, each waits for its answer before it asks again, and every answer is checked.
 
 Two models: the bundled `mnist`, whose own time limits what coalescing can gain, and `light`, as cheap as the preset
