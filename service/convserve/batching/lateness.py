@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 _GAIN = 0.1
 """How far one answer moves what is believed."""
+_GAIN_AFTER_SILENCE = 0.5
+"""The same for a request that was let in after a while without answers, when what is believed is old."""
 _DEVIATIONS = 2.0
 """How many mean deviations of safety: a prediction that holds on the average is broken by every other answer."""
+_TRY_AGAIN_SECONDS = 0.1
+"""While every request with a deadline is refused, one is let in so often, or nothing would ever be learned again."""
 
 
 class Lateness:
@@ -20,14 +26,32 @@ class Lateness:
         """Believe predictions."""
         self._mean = 0.0
         self._deviation = 0.0
+        self._refusing_since = math.inf
+        self._gain = _GAIN
 
     def note(self, predicted: float, actual: float) -> None:
         """Take in how many seconds an answer was predicted to take, and how many it took."""
+        self._refusing_since = math.inf
         error = actual - predicted
-        self._deviation += _GAIN * (abs(error - self._mean) - self._deviation)
-        self._mean += _GAIN * (error - self._mean)
+        gain, self._gain = self._gain, _GAIN
+        self._deviation += gain * (abs(error - self._mean) - self._deviation)
+        self._mean += gain * (error - self._mean)
 
     @property
     def allowance(self) -> float:
         """Seconds to add to a prediction, so that most answers come no later."""
         return max(self._mean + _DEVIATIONS * self._deviation, 0.0)
+
+    def lets_in(self, now: float) -> bool:
+        """Whether a request that seems to be too late runs all the same, since no answer has told for a while.
+
+        After an overload the predictions are those of the overload. If nobody leaves more time than they ask for, every
+        request is refused, and what is predicted stays as it is however quiet it has become.
+        """
+        if self._refusing_since == math.inf:
+            self._refusing_since = now
+        if now - self._refusing_since < _TRY_AGAIN_SECONDS:
+            return False
+        self._refusing_since = now
+        self._gain = _GAIN_AFTER_SILENCE
+        return True

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import bisect
 
+_MOST_TIMES = 4.0
+"""A reading counts as so many times the mean at most: while a machine pauses for seconds, no batch gets slower."""
+
 
 class BatchTimes:
     """Seconds per batch by padded size.
@@ -32,7 +35,7 @@ class BatchTimes:
         expected = self.predict(size)
         known = self._seconds[nearest]
         scaled = seconds if nearest == size or expected <= 0 else known * seconds / expected
-        self._seconds[nearest] = known + self._weight * (scaled - known)
+        self._seconds[nearest] = known + self._weight * (min(scaled, _MOST_TIMES * known) - known)
 
     def predict(self, size: int) -> float:
         """Expected seconds of a batch of `size` rows."""

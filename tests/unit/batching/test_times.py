@@ -21,6 +21,16 @@ def test_predictions_follow_what_is_seen() -> None:
     assert times.predict(4) == pytest.approx(3.0, rel=0.02)
 
 
+def test_a_pause_of_the_machine_is_no_slow_batch() -> None:
+    """One batch that took ten thousand times as long moves the prediction a little; many of them, to where they are."""
+    times = BatchTimes({4: 0.001})
+    times.record(4, 10.0)
+    assert times.predict(4) < 0.002
+    for _ in range(100):
+        times.record(4, 10.0)
+    assert times.predict(4) == pytest.approx(10.0, rel=0.02)
+
+
 def test_unmeasured_sizes_teach_their_neighbour() -> None:
     """A slow batch of three says that batches of four are slow too."""
     times = BatchTimes({1: 1.0, 4: 4.0})

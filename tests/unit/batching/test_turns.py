@@ -221,6 +221,63 @@ def test_admission_learns_from_late_answers() -> None:
     model.submit(1, turns, deadline=Model.clock + 0.1)
 
 
+def test_admission_forgets_an_overload() -> None:
+    """When all callers leave the same time, and it was too little for a while, they are let in again when it is not."""
+    turns = Turns(lambda: Model.clock)
+    model = Model([], "m")
+    for _ in range(50):
+        model.submit(1, turns, deadline=Model.clock + 1)
+        Model.clock += 0.02
+        turns.run_one()
+    refused = []
+    for index in range(1000):  # 10 ms apart; a request takes 1 ms
+        Model.clock += 0.009
+        try:
+            model.submit(1, turns, deadline=Model.clock + 0.005)
+        except DeadlineError:
+            refused.append(index)
+        else:
+            turns.run_one()
+    assert refused[:9] == list(range(9))
+    assert refused[-1] < 100
+
+
+def test_admission_forgets_a_machine_that_was_slow() -> None:
+    """Also when it is the batches that took long, so that every request seems to be hopeless."""
+    turns = Turns(lambda: Model.clock)
+    model = Model([], "m")
+    model.row = 0.1
+    for _ in range(20):
+        model.submit(1, turns, deadline=Model.clock + 10)
+        turns.run_one()
+    model.row = 0.001
+    answered = 0
+    for _ in range(1000):
+        Model.clock += 0.01
+        try:
+            model.submit(1, turns, deadline=Model.clock + 0.005)
+        except DeadlineError:
+            continue
+        turns.run_one()
+        answered += 1
+    assert answered > 300
+    assert model.observer.dropped == 0
+
+
+def test_a_hopeless_request_does_not_run_for_learnings_sake_while_others_are_answered() -> None:
+    """Answers to requests with deadlines tell enough."""
+    log: list[str] = []
+    turns = Turns(lambda: Model.clock)
+    model = Model(log, "m")
+    for _ in range(100):
+        Model.clock += 0.009
+        with pytest.raises(DeadlineError):
+            model.submit(1, turns, deadline=Model.clock + 0.0005)
+        model.submit(1, turns, deadline=Model.clock + 1)
+        turns.run_one()
+    assert log == ["m1"] * 100
+
+
 def test_lateness_covers_most_answers() -> None:
     """The allowance lies above the mean by two deviations, and answers that come early give nothing away."""
     lateness = Lateness()
