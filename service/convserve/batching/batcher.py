@@ -238,7 +238,7 @@ class Batcher:
         queue = self._queue
         size = min(item.rows, queue.limits.max_batch_size)
         pieces = -(-item.rows // queue.limits.max_batch_size)
-        item.predicted_seconds = pieces * self._times.predict(self._padded(size))
+        item.predicted_seconds = run_seconds = pieces * self._times.predict(self._padded(size))
         if queue.rows:
             item.predicted_seconds += queue.seconds_ahead(item.priority)
         if self._busy_until > now:
@@ -246,7 +246,7 @@ class Batcher:
         left = item.deadline - now
         needed = item.predicted_seconds + self._lateness.allowance
         if needed > left * (1 - _WAY_BACK):
-            if left > 0 and self._lateness.lets_in(now):
+            if left > 0 and self._lateness.lets_in(now, run_seconds):
                 item.deadline = math.inf  # it teaches what answers take now, also when it is late
                 return
             raise DeadlineError(

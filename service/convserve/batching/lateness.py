@@ -12,6 +12,8 @@ _DEVIATIONS = 2.0
 """How many mean deviations of safety: a prediction that holds on the average is broken by every other answer."""
 _TRY_AGAIN_SECONDS = 0.1
 """While every request with a deadline is refused, one is let in so often, or nothing would ever be learned again."""
+_TRY_TIMES = 10.0
+"""Large ones less often: after so many times what one is predicted to run, so that a tenth of the time goes there."""
 
 
 class Lateness:
@@ -42,15 +44,17 @@ class Lateness:
         """Seconds to add to a prediction, so that most answers come no later."""
         return max(self._mean + _DEVIATIONS * self._deviation, 0.0)
 
-    def lets_in(self, now: float) -> bool:
+    def lets_in(self, now: float, run_seconds: float) -> bool:
         """Whether a request that seems to be too late runs all the same, since no answer has told for a while.
+
+        It is predicted to run for `run_seconds`.
 
         After an overload the predictions are those of the overload. If nobody leaves more time than they ask for, every
         request is refused, and what is predicted stays as it is however quiet it has become.
         """
         if self._refusing_since == math.inf:
             self._refusing_since = now
-        if now - self._refusing_since < _TRY_AGAIN_SECONDS:
+        if now - self._refusing_since < max(_TRY_AGAIN_SECONDS, _TRY_TIMES * run_seconds):
             return False
         self._refusing_since = now
         self._gain = _GAIN_AFTER_SILENCE
