@@ -12,8 +12,9 @@ from convserve.batching.batcher import Batcher
 from convserve.clock import Clock, monotonic
 
 SHORT_SECONDS = 0.002
-"""How long one turn may compute. Measured on a CPU, a row of a small network costs the same in a batch of this length
-as in one ten times as long; and whoever calls another model waits for one turn, not for a whole batch."""
+"""How long one turn computes, and up to twice that where a request would be torn apart. Measured on a CPU, a row of a
+small network costs the same in a batch of this length as in one ten times as long; and whoever calls another model
+waits for one turn, not for a whole batch."""
 
 
 class Turns:

@@ -222,6 +222,7 @@ class _LaneCall(Call):
             return
         try:
             if len(data) >= LARGE_BYTES:
+                lane.guard.authorize(self.group, self)  # before it takes a place
                 lane.beside(self._begin_beside, data)
                 return
             request = lane.guard.read(method, data, self)
