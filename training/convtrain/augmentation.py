@@ -34,6 +34,43 @@ def augment(
     return images
 
 
+def mix(
+    images: Images, labels: npt.NDArray[np.float32], share: float, rng: np.random.Generator
+) -> tuple[Images, npt.NDArray[np.float32]]:
+    """Paste a rectangle of another image into a share of the images, and mix the labels (CutMix; Yun et al., 2019).
+
+    The rectangle has the image's proportions, a size by chance between nothing and all of it, and is cut off at the
+    edges; the labels are mixed by the pixels that it really covers.
+
+    Args:
+        images: uint8 [N, H, W, C], in random order: each gets its rectangle from the one before it.
+        labels: float32 [N, classes], rows sum to 1.
+        share: of the images, 0 to 1.
+        rng: where chance comes from.
+    """
+    count, height, width, _ = images.shape
+    part = np.sqrt(rng.random(count)) * (rng.random(count) < share)  # of each side
+    top, bottom = _span(height, part, rng)
+    left, right = _span(width, part, rng)
+    rows, columns = np.arange(height), np.arange(width)
+    inside_rows = (rows >= top[:, None]) & (rows < bottom[:, None])  # [N, H]
+    inside_columns = (columns >= left[:, None]) & (columns < right[:, None])
+    rectangle = inside_rows[:, :, None] & inside_columns[:, None, :]
+    mixed = np.where(rectangle[..., None], np.roll(images, 1, axis=0), images)
+    covered = rectangle.mean(axis=(1, 2), dtype=np.float32)[:, None]
+    return mixed, labels * (1 - covered) + np.roll(labels, 1, axis=0) * covered
+
+
+def _span(
+    size: int, part: npt.NDArray[np.float64], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Begin and end, exclusive, of spans that are such a part of `size`, around points by chance."""
+    middle = rng.random(len(part)) * size
+    begin = np.rint(np.clip(middle - part * size / 2, 0, size)).astype(np.int64)
+    end = np.rint(np.clip(middle + part * size / 2, 0, size)).astype(np.int64)
+    return begin, end
+
+
 def alternation(count: int, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
     """Which images of the split to mirror in this epoch, bool [N]: a random half, the others in the next one."""
     first: npt.NDArray[np.bool_] = np.random.default_rng((seed, 0)).random(count) < 0.5  # epochs count from 1

@@ -101,6 +101,9 @@ class Augmentation(_Config, frozen=True, kw_only=True):
     """Move each image by up to so many pixels in both directions; the edge is mirrored into the gap."""
     cutout_pixels: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Side of a square that is painted over in the mean colour."""
+    cutmix: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """Share of the images that get a rectangle of another image, and of its label as much as of its pixels; needs
+    loss.labels = "one-hot"."""
 
 
 class Shrunk(_Config, frozen=True, kw_only=True):
@@ -152,6 +155,8 @@ class TrainingConfig(_Config, frozen=True, kw_only=True):
         ends = [stage.until for stage in self.progressive_resizing]
         if sorted(set(ends)) != ends:
             raise ValueError(f"progressive_resizing ends at {ends}; each stage ends after the one before")
+        if self.augmentation.cutmix and self.loss.labels != "one-hot":
+            raise ValueError(f"augmentation.cutmix is {self.augmentation.cutmix}; it needs loss.labels = 'one-hot'")
 
     def image_scale(self, epoch: int) -> float:
         """Share of their height and width that images have in `epoch`, counted from 1."""

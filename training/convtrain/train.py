@@ -19,7 +19,7 @@ import numpy.typing as npt
 from convserve.arrays import Images
 from convserve.manifest import LOGITS_NAME, PROBABILITIES_NAME
 from convtrain import backend, files, network, optimizers, tensorboard, weights, whitening
-from convtrain.augmentation import alternation, augment
+from convtrain.augmentation import alternation, augment, mix
 from convtrain.averaging import Average
 from convtrain.config import Loss, TrainingConfig
 from convtrain.datasets import Labels, Split
@@ -259,8 +259,10 @@ def _arrange(train: Split, config: TrainingConfig, epoch: int, classes: int) -> 
     if config.augmentation.horizontal_flip == "alternating":
         mirrored = alternation(len(train), config.seed, epoch)[order]
     images = augment(train.images[order], config.augmentation, rng, mirrored)
-    images = resize(images, config.image_scale(epoch))
-    return images, _encode(train.labels[order], classes, config.loss)
+    labels = _encode(train.labels[order], classes, config.loss)
+    if config.augmentation.cutmix:
+        images, labels = mix(images, labels, config.augmentation.cutmix, rng)
+    return resize(images, config.image_scale(epoch)), labels
 
 
 def _encode(labels: Labels, classes: int, loss: Loss) -> npt.NDArray[Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from convtrain.augmentation import alternation, augment
+from convtrain.augmentation import alternation, augment, mix
 from convtrain.config import Augmentation
 
 IMAGES = np.arange(200 * 6 * 5 * 1, dtype=np.uint32).astype(np.uint8).reshape(200, 6, 5, 1)
@@ -39,6 +40,32 @@ def test_each_image_is_shifted_within_bounds() -> None:
         assert found
         offsets.add(found[0])
     assert len(offsets) == 9
+
+
+def test_a_rectangle_of_another_image_brings_as_much_of_its_label() -> None:
+    """Each pixel is of the image or of the one before it; the label tells how many are of which."""
+    levels = np.arange(200, dtype=np.uint8)
+    images = np.broadcast_to(levels[:, None, None, None], (200, 6, 5, 1))
+    mixed, labels = mix(images, np.eye(200, dtype=np.float32), 1.0, np.random.default_rng(0))
+    covered = (mixed != images).mean(axis=(1, 2, 3))
+    for index, (image, label) in enumerate(zip(mixed, labels, strict=True)):
+        assert set(np.unique(image)) <= {levels[index], levels[index - 1]}
+        assert label[index - 1] == pytest.approx(covered[index], abs=1e-6)
+        assert label[index] == pytest.approx(1 - covered[index], abs=1e-6)
+    assert 0.15 < covered.mean() < 0.5
+    inside = mixed[:, :, :, 0] != images[:, :, :, 0]
+    for one in inside:
+        rows, columns = one.any(axis=1), one.any(axis=0)
+        np.testing.assert_array_equal(one, rows[:, None] & columns[None, :])
+
+
+def test_the_other_share_of_the_images_is_not_mixed() -> None:
+    """They keep their pixels and their label."""
+    labels = np.eye(200, dtype=np.float32)
+    mixed, changed = mix(IMAGES, labels, 0.25, np.random.default_rng(0))
+    same = (changed == labels).all(axis=1)
+    assert 130 < same.sum() < 180
+    np.testing.assert_array_equal(mixed[same], IMAGES[same])
 
 
 def test_the_same_generator_gives_the_same_images() -> None:

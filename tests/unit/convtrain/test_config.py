@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from convtrain.config import Loss, Schedule, Shrunk, TrainingConfig
+from convtrain.presets import PRESETS
 
 
 def test_label_smoothing_needs_one_hot_labels() -> None:
@@ -43,3 +44,12 @@ def test_images_grow_in_the_stages_that_are_given() -> None:
         msgspec.ValidationError, match=r"progressive_resizing ends at \[0\.5, 0\.5\]; each stage ends after"
     ):
         msgspec.convert(fields, TrainingConfig)
+
+
+def test_mixed_images_need_one_hot_labels() -> None:
+    """A mixed image belongs to two classes, which one number cannot say."""
+    preset = PRESETS["cifar10-simple"].training
+    mixed = {**msgspec.to_builtins(preset), "augmentation": {"cutmix": 0.5}}
+    assert preset.loss.labels == "sparse"
+    with pytest.raises(msgspec.ValidationError, match=r"augmentation.cutmix is 0.5; it needs loss.labels = 'one-hot'"):
+        msgspec.convert(mixed, TrainingConfig)
