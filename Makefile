@@ -39,7 +39,7 @@ pins: ## Compile requirements/*.txt anew (needs uv)
 
 train: .venv/dev ## Train, prove and publish the bundled models (data: ARGS="--data-dir DIR")
 	$(BIN)/convtrain run mnist --model-repository models $(ARGS)
-	$(BIN)/convtrain run cifar10-simple --model-repository models $(ARGS)
+	$(BIN)/convtrain run cifar10 --model-repository models $(ARGS)
 
 check-image: .venv/dev ## Build the image, run it hardened in Docker and podman, drain it (ARGS="--twice": compare two builds)
 	$(BIN)/python -m scripts.check_image $(ARGS)
