@@ -106,13 +106,12 @@ def body(dialect: str, model: str, images: npt.NDArray[np.uint8]) -> bytes:
 
 
 def contenders(repository: Path, directory: Path) -> list[Contender]:
-    """This server, on a core it need not share, in its other dialect and without its fast lane; and the floor."""
+    """This server in its two dialects and without its fast lane, and the floor."""
     serve = [sys.executable, "-m", "convserve", "serve", "--port", "0", "--http-port", "0", "--log-level", "error"]
     serve += ["--model-repository", str(repository)]
     bare = [sys.executable, "-m", "benchmarks.bare_grpcio", str(directory / manifests.ONNX_FILE)]
     return [
         Contender(Peer("convserve", serve)),
-        Contender(Peer("convserve, chrt --batch 0", ["chrt", "--batch", "0", *serve])),
         Contender(Peer("convserve, Open Inference Protocol", serve), "open_inference"),
         Contender(Peer("convserve without its fast lane", [*serve, "--fast-lane", "false"])),
         Contender(Peer("bare grpcio, threads", bare)),
