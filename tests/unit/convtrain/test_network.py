@@ -128,7 +128,7 @@ def test_precision_is_nobody_elses() -> None:
 
 
 def test_a_network_of_identities_starts_near_indifference() -> None:
-    """Before training every class is about as probable as another: mostly, since the last layer's weights are chance."""
+    """Before training every class is about as probable as another; mostly, since last weights are chance."""
     layers = (Conv(filters=8), Conv(filters=8), GlobalPool(kind="max"))
     normalization = Normalization(mean=127.0, std=64.0)
     architecture = Architecture(layers=layers, normalization=normalization, initialization="identity")
