@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from convserve.server.access_log import AccessLog
-from convserve.server.rpc import Call
+from convserve.server.call import Call
 
 
 def call(request_id: str) -> Call:

@@ -12,7 +12,7 @@ import structlog
 from convserve.clock import Clock, monotonic
 
 if TYPE_CHECKING:
-    from convserve.server.rpc import Call
+    from convserve.server.call import Call
 
 log = structlog.get_logger(__name__)
 

@@ -14,8 +14,9 @@ from convserve.batching import BatchRun, Priority, ReleaseReason
 from convserve.engine import Engine, Request, Result
 from convserve.errors import InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
+from convserve.server.call import Call
 from convserve.server.replies import ReplyWriter
-from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, replying
+from convserve.server.rpc import Cancel, Guard, Reply, Unary, replying
 from convserve.v1 import classification_pb2 as pb
 
 SERVICE = "convserve.v1.ClassificationService"

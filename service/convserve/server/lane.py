@@ -34,7 +34,8 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from convserve.batching import SHORT_SECONDS, Turns
 from convserve.clock import monotonic
 from convserve.errors import CancelledError, OverloadedError, UnsupportedError
-from convserve.server.rpc import Call, Guard, Unary
+from convserve.server.call import Call
+from convserve.server.rpc import Guard, Unary
 from convserve.server.status import code_of, status_of
 
 TESTED_VERSIONS = ("1.85.",)

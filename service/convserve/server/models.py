@@ -12,7 +12,8 @@ from convserve.errors import InvalidRequestError, NotFoundError, PermissionDenie
 from convserve.lifecycle import VersionState
 from convserve.registry import Registry, VersionStatus
 from convserve.server.access import Group
-from convserve.server.rpc import Call, Guard, parser
+from convserve.server.call import Call
+from convserve.server.rpc import Guard, parser
 from convserve.v1 import model_pb2 as pb
 
 SERVICE = "convserve.v1.ModelService"

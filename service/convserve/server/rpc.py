@@ -1,16 +1,13 @@
-"""What every method of ours shares: request id, deadline, metrics, errors, and waiting for an answer.
+"""What every method of ours shares: access, metrics, errors, drain, and waiting for an answer.
 
 A method starts work and gets a `reply` to call once; whether a thread waits for it is decided here and nowhere else.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -19,7 +16,6 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from convserve.batching import Turns
 from convserve.clock import monotonic
 from convserve.engine import Result
 from convserve.errors import (
@@ -34,12 +30,13 @@ from convserve.errors import (
 from convserve.metrics import Metrics
 from convserve.server.access import Access, Group
 from convserve.server.access_log import AccessLog
+from convserve.server.call import Call, call_of
 from convserve.server.shares import Shares
-from convserve.server.status import REQUEST_ID_KEY, code_of, status_of
+from convserve.server.status import code_of, status_of
 from convserve.tallies import Distribution, Tally
 
 if TYPE_CHECKING:
-    from convserve.server.tracing import RequestTrace, Tracing
+    from convserve.server.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -47,50 +44,6 @@ Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")
 
 DRAINING = "the server is shutting down; try another one"
-_ID_LENGTH = 128
-_PROCESS = secrets.token_hex(6)
-_NUMBERS = itertools.count()
-_NO_DEADLINE = 10 * 365 * 86400.0  # gRPC tells a call without a deadline as one that ends far in the future
-
-
-class Call:
-    """What a method may know of the call it answers, and what it leaves behind for logs and traces."""
-
-    __slots__ = ("api", "deadline", "group", "metadata", "model", "request_id", "rows", "trace", "turns", "version")
-
-    def __init__(self, api: str, metadata: Iterable[tuple[str, str | bytes]], seconds_left: float | None) -> None:
-        """Read what is known before the request is.
-
-        Args:
-            api: which of our APIs was called.
-            metadata: what the caller sent along.
-            seconds_left: until the caller gives up; None or very many: never.
-        """
-        self.api = api
-        self.metadata = metadata
-        """What the caller sent along."""
-        self.request_id = _request_id(metadata)
-        """The caller's id of the request, or one made here."""
-        never = seconds_left is None or seconds_left > _NO_DEADLINE
-        self.deadline = math.inf if never else monotonic() + seconds_left  # type: ignore[operator]
-        """Reading of the server's clock; infinite when the caller set none."""
-        self.turns: Turns | None = None
-        """Where the thread that answers the call notes batches that it will run itself; None: others run them."""
-        self.model = ""
-        """Name of the model for metrics; set by the method once it is known to exist."""
-        self.group = Group.INFERENCE
-        """Of the method."""
-        self.version = 0
-        """Number of the version that the request was for; set by the engine."""
-        self.rows = 0
-        """Images of the request; set by the engine."""
-        self.trace: RequestTrace | None = None
-        """The request's trace, if it is traced."""
-
-    @property
-    def trace_id(self) -> str:
-        """Id of the trace, for logs; empty: the request is not traced."""
-        return self.trace.trace_id if self.trace is not None else ""
 
 
 class Malformed:
@@ -405,19 +358,3 @@ class Slot:
         if isinstance(self._outcome, ConvserveError):
             raise self._outcome
         return self._outcome
-
-
-def call_of(api: str, context: grpc.ServicerContext) -> Call:
-    """What is known of a call before its request is read."""
-    metadata: Any = context.invocation_metadata()
-    return Call(api, metadata, context.time_remaining())
-
-
-def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The caller's `x-request-id` if it is one that may stand in a log, else a new one."""
-    for key, value in metadata:
-        if key == REQUEST_ID_KEY and isinstance(value, str) and 0 < len(value) <= _ID_LENGTH:
-            if value.isascii() and value.isprintable():
-                return value
-            break
-    return f"{_PROCESS}{next(_NUMBERS):08x}"

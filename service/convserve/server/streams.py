@@ -23,7 +23,8 @@ from google.protobuf.message import Message
 
 from convserve.errors import ConvserveError, InternalError, UnavailableError
 from convserve.server.access import Group
-from convserve.server.rpc import DRAINING, Call, Cancel, Guard, Slot, StartMethod, call_of
+from convserve.server.call import Call, call_of
+from convserve.server.rpc import DRAINING, Cancel, Guard, Slot, StartMethod
 from convserve.server.status import code_of, status_of
 
 log = structlog.get_logger(__name__)

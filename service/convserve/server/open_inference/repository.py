@@ -8,8 +8,8 @@ from convserve.errors import InvalidRequestError, PermissionDeniedError, Unsuppo
 from convserve.lifecycle import VersionState
 from convserve.open_inference.v2 import management_pb2 as pb
 from convserve.registry import Registry
+from convserve.server.call import Call
 from convserve.server.models import Admin
-from convserve.server.rpc import Call
 
 _STATES = {
     VersionState.LOADING: "LOADING",

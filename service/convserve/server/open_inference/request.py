@@ -10,10 +10,10 @@ from convserve.engine import Request
 from convserve.errors import InvalidRequestError
 from convserve.manifest import INPUT_NAME
 from convserve.open_inference.v2 import infer_pb2 as pb
+from convserve.server.call import Call
 from convserve.server.choice import version_or_alias
 from convserve.server.open_inference import parameters, tensors
 from convserve.server.pixels import to_pixels
-from convserve.server.rpc import Call
 
 _FIELD = "inputs[0]"
 

@@ -16,12 +16,13 @@ from convserve.open_inference.v2 import infer_pb2
 from convserve.open_inference.v2 import management_pb2 as pb
 from convserve.registry import LoadedVersion, Registry
 from convserve.server.access import Group
+from convserve.server.call import Call
 from convserve.server.choice import version_or_alias
 from convserve.server.models import Admin
 from convserve.server.open_inference import describe, reply, request
 from convserve.server.open_inference.repository import Repository
 from convserve.server.open_inference.statistics import statistics
-from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, parser, replying
+from convserve.server.rpc import Cancel, Guard, Reply, Unary, parser, replying
 from convserve.server.shared_totals import ReadTotals
 from convserve.server.streams import streaming
 from convserve.statistics import Totals

@@ -12,8 +12,9 @@ from convserve.engine import Engine, Result
 from convserve.errors import InvalidRequestError
 from convserve.manifest import LOGITS_NAME, Manifest
 from convserve.registry import Registry
+from convserve.server.call import Call
 from convserve.server.reflection import public_name_of
-from convserve.server.rpc import Call, Cancel, Guard, Reply, Unary, parser, replying
+from convserve.server.rpc import Cancel, Guard, Reply, Unary, parser, replying
 from convserve.server.tensorflow_serving import request, signatures, tensors
 from convserve.tensorflow_core.v1 import tensor_pb2
 from convserve.tensorflow_serving.v1 import model_pb2

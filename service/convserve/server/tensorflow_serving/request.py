@@ -8,8 +8,8 @@ from convserve.arrays import Images
 from convserve.engine import Request
 from convserve.errors import InvalidRequestError
 from convserve.manifest import INPUT_NAME
+from convserve.server.call import Call
 from convserve.server.pixels import BYTE_RANGE, UNIT_RANGE, to_pixels
-from convserve.server.rpc import Call
 from convserve.server.tensorflow_serving import signatures, tensors
 from convserve.tensorflow_core.v1 import tensor_pb2
 from convserve.tensorflow_serving.v1 import model_pb2

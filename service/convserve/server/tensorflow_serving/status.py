@@ -7,7 +7,8 @@ import grpc
 from convserve.errors import NotFoundError
 from convserve.lifecycle import VersionState
 from convserve.registry import Registry, VersionStatus
-from convserve.server.rpc import Call, Guard, parser
+from convserve.server.call import Call
+from convserve.server.rpc import Guard, parser
 from convserve.server.tensorflow_serving.prediction import API
 from convserve.server.tensorflow_serving.request import read_version
 from convserve.tensorflow_serving.v1 import model_pb2 as pb
