@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,3 +189,11 @@ def test_a_missing_runtime_names_the_extra(repository: Path, monkeypatch: pytest
     directory = repository / "stripes/1"
     with pytest.raises(RuntimeNotInstalledError, match=r"convserve\[tensorflow\]"):
         open_runtime(directory, m.read(directory)[0], runtime="tensorflow")
+
+
+@pytest.mark.parametrize("modules", ["convserve.runtimes.onnx", "convtrain, onnxruntime"])
+def test_onnxruntime_tells_its_makers_nothing(modules: str, tmp_path: Path) -> None:
+    """By itself it leaves an identifier of the machine in the home directory, and sends events over the net."""
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-B", "-c", f"import {modules}"], env=environment, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []

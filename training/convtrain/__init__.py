@@ -13,3 +13,7 @@ The way of a run, and the files to read in that order::
 
 Nothing here imports TensorFlow before it is needed, and nothing of `convserve` imports this package.
 """
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime, imported late in several places, would report to its makers

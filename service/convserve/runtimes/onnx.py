@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, by the import: else it reports to its makers
 import onnxruntime as ort
 
 from convserve.arrays import Images
@@ -15,6 +18,7 @@ from convserve.devices import Device
 from convserve.errors import ArtifactError, RuntimeNotInstalledError
 from convserve.manifest import INPUT_NAME, LOGITS_NAME, ONNX_FILE, PROBABILITIES_NAME, Manifest
 
+ort.disable_telemetry_events()  # for builds that do not read the variable
 ort.set_default_logger_severity(3)  # errors only: its warnings speak to people who build graphs
 
 _PROVIDERS: dict[Device, tuple[str, dict[str, Any]]] = {
