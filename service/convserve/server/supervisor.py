@@ -28,6 +28,7 @@ from convserve.server.aggregate import AggregateCollector, Family, keep_growing,
 from convserve.server.http import HttpServer
 from convserve.server.line import Line, Question
 from convserve.server.restarts import Restarts
+from convserve.server.silence import wait_for_silence
 from convserve.tallies import Counts
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,8 @@ class _Worker:
         self.begun: Future[list[str]] = Future()
         """The models it serves, once it is ready; or why it could not start."""
         self.said_why = False
+        self.hung = False
+        """Whether it was killed because it did not answer."""
         self._last_metrics: list[Family] = []
         self._turn = threading.Lock()
         pipe, other_end = Pipe()
@@ -94,8 +97,15 @@ class _Worker:
     def _note_end(self) -> None:
         self.begin(InternalError(f"worker {self.index} ended before it was ready; see its log"))
 
-    def wait(self) -> int:
-        """Wait for the end of the process. Returns its status, negative for a signal."""
+    def wait(self, timeout: float) -> int:
+        """Wait for the end of the process; end it if it does not answer for `timeout` seconds, where that is above 0.
+
+        Returns its status, negative for a signal.
+        """
+        self.hung = timeout > 0 and wait_for_silence(self.line, timeout)
+        if self.hung:
+            log.error("worker does not answer; killed", worker=self.index, seconds=timeout)
+            self.process.kill()
         self.line.ended.wait()
         try:
             return self.process.wait(_END_SECONDS)
@@ -125,6 +135,8 @@ class Supervisor:
         registry.register(AggregateCollector(self._snapshots))
         restarts = Counts("convserve_worker_restarts", "Workers that died and were replaced.", (), registry)
         self._restarts = restarts.labels()
+        hangs = Counts("convserve_worker_hangs", "Workers that did not answer and were killed.", (), registry)
+        self._hangs = hangs.labels()
         Gauge("convserve_workers", "Workers that answer.", registry=registry).set_function(self._count_ready)
         self._registry = registry
         self._port_holder: socket.socket | None = None
@@ -287,7 +299,9 @@ class Supervisor:
         """See to it that there is a worker in this place until the end, or until there is no point in it."""
         index = worker.index
         while True:
-            status = worker.wait()
+            status = worker.wait(self._settings.worker_timeout)
+            if worker.hung:
+                self._hangs.inc()
             if self._stopping.is_set():
                 return
             why = worker.begun.exception()
