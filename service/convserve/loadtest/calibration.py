@@ -1,9 +1,11 @@
 """Measures a server's service times with closed loops.
 
-The model's run: one caller, who sends more and more images at once; nothing else runs, and the replies tell how long
-the model took. The rest: many callers, so that the server is never idle; when it answers X requests per second in
-batches of b, every request costs it 1/X seconds, of which run(b)/b is the model and what is left is RPC work. And what
-a request takes besides, which costs the server nothing, is what one caller waits beyond both.
+The model's run: one caller, who sends more and more images at once, up to what the server still runs in one batch;
+nothing else runs, and the replies tell how long the model took. The rest: many callers, so that the server is never
+idle; when it answers X requests per second in batches of b, every request costs it 1/X seconds, of which run(b)/b is
+the model and what is left is RPC work. The batches that it forms then are its full ones: a server that runs the model
+between its events keeps them smaller than its limit, so that events do not wait. And what a request takes besides,
+which costs the server nothing, is what one caller waits beyond both.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from convserve.loadtest.workload import Mix
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Images in a batch of which the model's run is timed, as far as the server's batches go."""
 _CALLERS = (32, 64, 128)
-"""Callers who keep the server busy."""
+"""Callers who keep the server busy; the most of them are twice what fits into a batch, if that is more."""
 _WARMUP_SECONDS = 0.5
 _QUANTILES = 200
 
@@ -59,18 +61,24 @@ def calibrate(options: Options, most_rows: int, seconds: float, progress: Progre
     lone: Run | None = None
     for size in (size for size in _SIZES if size <= most):
         run = _measure(replace(options, mix=Mix((size * rows,), (1.0,))), 1, seconds / 2, progress)
-        count, total = (sum(entry) for entry in zip(*run.tally.batch_seconds.values(), strict=True))
-        run_seconds[size] = total / count
+        whole = size * rows
+        cut = max(run.tally.batch_seconds) < whole
+        if cut and lone is not None:
+            break
+        run_seconds[size] = _mean_run(run, whole)
         lone = lone or run
+        if cut:
+            break
+    if lone is None:
+        raise ConvserveError("the server forms no batches")
     saturated: dict[int, tuple[float, float]] = {}
-    for callers in _CALLERS:
+    for callers in (*_CALLERS[:-1], max(_CALLERS[-1], 2 * most)):
         run = _measure(options, callers, seconds, progress)
         doubts += [f"{callers} in flight: {text}" for text in run.invalid]
         saturated[callers] = run.throughput, _mean_batch(run, rows)
-    if lone is None:
-        raise ConvserveError("the server forms no batches")
     fixed, each = fit({float(size): run for size, run in run_seconds.items()})
     handling = statistics.median(1 / rate - (fixed + each * batch) / batch for rate, batch in saturated.values())
+    most = max(min(max(round(batch) for _, batch in saturated.values()), most), 1)
     times = ServiceTimes(fixed, each, max(handling, 0.0), most)
     shares = ((np.arange(_QUANTILES) + 0.5) / _QUANTILES).tolist()
     besides = [max(lone.tally.latencies.percentile(share) - times.batch(1), 0.0) for share in shares]
@@ -91,6 +99,13 @@ def _measure(options: Options, callers: int, seconds: float, progress: Progress)
     if not run.tally.batch_seconds or 0 in run.tally.batch_seconds:
         raise ConvserveError("the server cannot be measured: its replies do not tell how their batches ran")
     return run
+
+
+def _mean_run(run: Run, rows: int) -> float:
+    """Mean seconds that the model took for a request of so many rows; one that was cut ran in equal pieces."""
+    told = run.tally.batch_seconds
+    seconds = sum(total * rows / min(batch_rows, rows) for batch_rows, (_, total) in told.items())
+    return seconds / sum(count for count, _ in told.values())
 
 
 def _mean_batch(run: Run, rows: int) -> float:
