@@ -23,7 +23,7 @@ class Server:
         self.most = most
         self.callers: list[int] = []
 
-    def measure(self, options: Options, callers: int, seconds: float, progress: Progress) -> Any:  # noqa: ARG002
+    def measure(self, options: Options, callers: int, seconds: float, progress: Progress) -> Any:
         """One closed loop."""
         self.callers.append(callers)
         rows = options.mix.sizes[0]
