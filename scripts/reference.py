@@ -24,10 +24,9 @@ def settings() -> str:
     """Every setting, section by section."""
     lines = ["| Flag | TOML key | Default | Meaning |", "|---|---|---|---|"]
     for option in config.options():
-        default = ",".join(map(str, option.default)) if option.is_list else str(option.default)
-        default = default.lower() if isinstance(option.default, bool) else default
         meaning = option.help + (f" One of {', '.join(option.choices)}." if option.choices else "")
-        lines.append(f"| `{option.flag}` | `{'.'.join(option.path)}` | {_code(default)} | {_cell(meaning)} |")
+        cells = (f"`{option.flag}`", f"`{'.'.join(option.path)}`", _code(option.default_text), _cell(meaning))
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [f"| | `{key}` | | {_cell(meaning)} |" for key, meaning in _only_in_the_file()]
     return "\n".join(lines)
 

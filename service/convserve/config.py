@@ -269,6 +269,13 @@ class Option(msgspec.Struct, frozen=True):
         """`CONVSERVE_SECTION_FIELD`."""
         return ENV_PREFIX + "_".join(self.path).upper()
 
+    @property
+    def default_text(self) -> str:
+        """The default as a flag or variable would give it; empty where nothing is the default."""
+        if self.is_list:
+            return ",".join(map(str, self.default))
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+
 
 def options(section: type[msgspec.Struct] = Settings, prefix: tuple[str, ...] = ()) -> Iterator[Option]:
     """Every setting that has a flag, in the order of the classes above."""
@@ -288,12 +295,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser `--config` and a flag for every setting."""
     parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file with settings")
     for option in options():
-        default = ",".join(map(str, option.default)) if option.is_list else option.default
-        shown = f"{default}".lower() if isinstance(default, bool) else default
         parser.add_argument(
             option.flag,
             metavar="{" + ",".join(option.choices) + "}" if option.choices else "VALUE",
-            help=f"{option.help} (default: {shown or 'none'}; {option.variable})".replace("%", "%%"),
+            help=f"{option.help} (default: {option.default_text or 'none'}; {option.variable})".replace("%", "%%"),
         )
 
 

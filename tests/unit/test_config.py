@@ -86,3 +86,13 @@ def test_every_setting_has_a_flag_with_help_and_default() -> None:
     for option in config.options():
         assert option.help, option.flag
     assert {option.flag for option in config.options()} >= {"--port", "--model-max-batch-size", "--drain-timeout"}
+
+
+def test_help_tells_a_default_of_zero_from_none_at_all() -> None:
+    """0 turns some settings off and leaves others to the server; either way it is what a reader may type."""
+    parser = argparse.ArgumentParser()
+    config.add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    assert "(default: 0; CONVSERVE_INTRA_OP_THREADS)" in text
+    assert "(default: false; CONVSERVE_ADMIN_METHODS)" in text
+    assert "(default: none; CONVSERVE_MODEL_SHADOW)" in text
