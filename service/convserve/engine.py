@@ -75,17 +75,17 @@ Done = Callable[[Result | ConvserveError], None]
 class Ticket:
     """A request under way."""
 
-    __slots__ = ("_item", "_version")
+    __slots__ = ("__weakref__", "_item", "_version")
 
     def __init__(self, version: LoadedVersion, item: Item) -> None:
         """Bind the item to where it waits."""
         self._version = version
         self._item = item
 
-    def cancel(self) -> None:
-        """The caller has gone: rows that wait never run. Does nothing once the answer is there."""
+    def cancel(self, why: ConvserveError | None = None) -> None:
+        """The caller has gone, or is told `why`: rows that wait never run. Does nothing once the answer is there."""
         if not self._item.finished:
-            self._version.batcher.cancel(self._item)
+            self._version.batcher.cancel(self._item, why)
 
 
 class Engine:

@@ -202,12 +202,15 @@ class Batcher:
         least, most = self._times.predict(fits), self._times.predict(too_long)
         return fits + int((too_long - fits) * (seconds - least) / (most - least))
 
-    def cancel(self, item: Item) -> None:
-        """Give an item up, because its caller has gone. Rows that wait never run; rows that run are not waited for."""
+    def cancel(self, item: Item, why: ConvserveError | None = None) -> None:
+        """Give an item up, because its caller has gone, or for another reason.
+
+        Rows that wait never run; rows that run are not waited for.
+        """
         with self._work:
             self._queue.discard(item)
             expired = self._collect_drops()
-        item.finish(CancelledError("the caller gave the request up"))
+        item.finish(why or CancelledError("the caller gave the request up"))
         _expire(expired)
 
     def close(self, grace_seconds: float) -> int:

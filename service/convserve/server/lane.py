@@ -35,8 +35,9 @@ from convserve.batching import SHORT_SECONDS, Turns
 from convserve.clock import monotonic
 from convserve.errors import CancelledError, OverloadedError, UnsupportedError
 from convserve.server.call import Call
-from convserve.server.rpc import Guard, Unary
+from convserve.server.rpc import Cancel, Guard, Unary
 from convserve.server.status import code_of, status_of
+from convserve.server.timeouts import Timeouts
 
 TESTED_VERSIONS = ("1.85.",)
 """Versions of grpcio, by how they begin, whose internals are known to be as described above."""
@@ -91,6 +92,7 @@ class FastLane:
         self._room = threading.Semaphore(BESIDE)
         self.turns = Turns()
         """Batchers with rows to run on this lane's thread."""
+        self._timeouts = Timeouts()
         self.outbox: list[tuple[cygrpc.ServerCall, Sequence[Any]]] = []
         """Answers of the turn that is being computed; they leave together when it ends."""
         self.ident = 0
@@ -139,6 +141,12 @@ class FastLane:
         except ValueError:  # the server is shutting down
             return
 
+    def end_at(self, deadline: float, cancel: Cancel, call: cygrpc.ServerCall) -> None:
+        """Have a request end at a deadline of its own, which gRPC does not know."""
+        self._timeouts.add(deadline, cancel)
+        if threading.get_ident() != self.ident:
+            call.start_server_batch((), _sent)  # wakes the loop, which may not look for that long
+
     def _post(self) -> None:
         """Send the answers of a turn.
 
@@ -155,12 +163,15 @@ class FastLane:
 
     def _serve(self) -> None:
         """Handle events, and compute when there are none, or when they do not stop coming."""
-        poll, turns = self._queue.poll, self.turns
+        poll, turns, timeouts = self._queue.poll, self.turns, self._timeouts
         timeout = cygrpc.CompletionType.queue_timeout
         compute_at = 0.0
         self.ident = threading.get_ident()
         while not self._closing or self.calls:
-            event = poll(0.0 if turns else time.time() + _POLL_SECONDS)
+            patience = _POLL_SECONDS
+            if timeouts.waiting:
+                patience = min(timeouts.end(monotonic()), patience)
+            event = poll(0.0 if turns else time.time() + patience)
             if event.completion_type != timeout:
                 try:
                     event.tag(event)
@@ -206,7 +217,7 @@ class _LaneCall(Call):
         self._lane = lane
         self._method = method
         self._grpc = event.call
-        self._cancel: Callable[[], None] | None = None
+        self._cancel: Cancel | None = None
         self._gone = self._empty = False
         super().__init__(method.api, event.invocation_metadata, event.call_details.deadline - time.time())
         lane.calls += 1
@@ -265,8 +276,11 @@ class _LaneCall(Call):
             self._answer(error)
 
     def _start(self, request: Any) -> None:
+        deadline = self.deadline
         cancel = self._method.start(request, self, self._answer)
         self._cancel = cancel
+        if self.deadline < deadline:  # the message says so
+            self._lane.end_at(self.deadline, cancel, self._grpc)
         if self._gone:  # while it started
             cancel()
 

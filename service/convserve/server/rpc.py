@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -75,8 +75,13 @@ def parser(message: type[Q]) -> Callable[[bytes], Q]:
 Reply: TypeAlias = Callable[[bytes | ConvserveError], None]
 """Brings the answer, serialized; called once."""
 
-Cancel: TypeAlias = Callable[[], None]
-"""Called when the caller has gone; does nothing once the answer is there."""
+
+class Cancel(Protocol):
+    """Called when the caller has gone, or is to be told `why`; does nothing once the answer is there."""
+
+    def __call__(self, why: ConvserveError | None = None) -> None:
+        """Give the request up."""
+
 
 StartMethod: TypeAlias = Callable[[Q, Call, Reply], Cancel]
 """A method whose answer comes later. It calls the reply once, unless it raises."""

@@ -62,7 +62,7 @@ class _Waiting(Generic[Q]):
         self.call = call
         self.slot = Slot()
         self.started = time.perf_counter()
-        self.cancel: Cancel = lambda: None
+        self.cancel: Cancel = lambda why=None: None  # noqa: ARG005
 
 
 class _Stream(Generic[Q]):
