@@ -246,6 +246,8 @@ class Batcher:
             item.predicted_seconds += queue.seconds_ahead(item.priority)
         if self._busy_until > now:
             item.predicted_seconds += self._busy_until - now
+        if not (queue.rows or self._in_flight):
+            self._lateness.fade(now)
         left = item.deadline - now
         needed = item.predicted_seconds + self._lateness.allowance
         if needed > left * (1 - _WAY_BACK):
@@ -353,7 +355,7 @@ class Batcher:
             if not row:
                 self._observer.batch_ran(run)
             if item.predicted_seconds and part.stop == item.rows:
-                self._lateness.note(item.predicted_seconds, finished - item.enqueued)
+                self._lateness.note(item.predicted_seconds, finished - item.enqueued, finished)
             if item.trace is not None:
                 traced.append((item.trace, run))
             answer = Outputs(logits[row : row + count], probabilities[row : row + count])

@@ -15,6 +15,9 @@ _TRY_AGAIN_SECONDS = 0.1
 _TRY_TIMES = 10.0
 """Large ones less often: after so many times what one is predicted to run, so that a tenth of the time goes there."""
 
+_FADES_SECONDS = 1.0
+"""What is believed halves in so much time in which nothing waited, ran or was answered."""
+
 
 class Lateness:
     """Learns from every answer, as TCP learns how long to wait for an acknowledgement (Jacobson, 1988).
@@ -30,14 +33,28 @@ class Lateness:
         self._deviation = 0.0
         self._refusing_since = math.inf
         self._gain = _GAIN
+        self._heard = 0.0
 
-    def note(self, predicted: float, actual: float) -> None:
+    def note(self, predicted: float, actual: float, now: float) -> None:
         """Take in how many seconds an answer was predicted to take, and how many it took."""
+        self._heard = now
         self._refusing_since = math.inf
         error = actual - predicted
         gain, self._gain = self._gain, _GAIN
         self._deviation += gain * (abs(error - self._mean) - self._deviation)
         self._mean += gain * (error - self._mean)
+
+    def fade(self, now: float) -> None:
+        """Nothing waits or runs: believe the less of what was, the longer ago it is.
+
+        Or whoever calls after a pause would be refused for an overload that is long over.
+        """
+        silence = now - self._heard
+        if silence > _FADES_SECONDS:
+            left = 0.5 ** (silence / _FADES_SECONDS)
+            self._mean *= left
+            self._deviation *= left
+            self._heard = now
 
     @property
     def allowance(self) -> float:

@@ -295,12 +295,37 @@ def test_a_hopeless_request_does_not_run_for_learnings_sake_while_others_are_ans
     assert log == ["m1"] * 100
 
 
+def test_an_overload_is_forgotten_in_a_pause() -> None:
+    """Who calls an idle server, minutes after it was overloaded, is not refused for that; nor is the next one."""
+    turns = Turns(lambda: Model.clock)
+    model = Model([], "m")
+
+    def overload() -> None:
+        for _ in range(50):
+            model.submit(1, turns, deadline=Model.clock + 100)
+            Model.clock += 20
+            turns.run_one()
+
+    overload()
+    with pytest.raises(DeadlineError):
+        model.submit(1, turns, deadline=Model.clock + 10)
+    Model.clock += 60
+    for _ in range(3):
+        model.submit(1, turns, deadline=Model.clock + 10)
+        turns.run_one()
+    overload()
+    model.submit(1, turns)
+    Model.clock += 60
+    with pytest.raises(DeadlineError):  # it is no pause when something waits for all that time
+        model.submit(1, turns, deadline=Model.clock + 10)
+
+
 def test_lateness_covers_most_answers() -> None:
     """The allowance lies above the mean by two deviations, and answers that come early give nothing away."""
     lateness = Lateness()
     for index in range(500):
-        lateness.note(0.1, 0.1 + (0.01 if index % 2 else 0.03))
+        lateness.note(0.1, 0.1 + (0.01 if index % 2 else 0.03), 1.0)
     assert 0.035 < lateness.allowance < 0.05
     for _ in range(200):
-        lateness.note(0.1, 0.05)
+        lateness.note(0.1, 0.05, 1.0)
     assert lateness.allowance == 0.0
