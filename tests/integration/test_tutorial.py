@@ -78,7 +78,7 @@ def training_and_serving(script: str, environment: dict[str, str]) -> Iterator[s
 def test_the_tutorial(environment: dict[str, str]) -> None:
     """From drawing the folder to classifying images, inspecting, and a network of one's own."""
     install, draw, train_and_serve, ask, inspect, another = blocks("sh")
-    assert install.startswith("pip install 'convserve[")
+    assert install.startswith("pip install -e '.[")
     run(draw, environment)
     with training_and_serving(train_and_serve, environment) as target:
         content, _ = manifest.read(Path("models/shapes/1"))
