@@ -44,6 +44,8 @@ class Options(NamedTuple):
         """
         if not 0 <= self.top_k < 2**32:
             raise InvalidRequestError.of("top_k", f"{self.top_k} came; it is the number of classes to return")
+        if isinstance(self.version, float):
+            raise InvalidRequestError.of("version", f"{self.version} came; a version is a whole number, or an alias")
         if self.version is not None and not self._is_alias() and not 1 <= int(self.version) < 2**63:
             raise InvalidRequestError.of("version", f"{self.version} came; versions are 1 or higher")
 

@@ -78,5 +78,12 @@ def is_local(target: str) -> bool:
 
 
 def authorization(token: Token) -> tuple[str, str]:
-    """The metadata that carries a token."""
-    return "authorization", f"Bearer {token if isinstance(token, str) else token()}"
+    """The metadata that carries a token.
+
+    Raises:
+        ConfigError: gRPC could not send it; the message does not show it.
+    """
+    value = token if isinstance(token, str) else token()
+    if not (value.isascii() and value.isprintable()):
+        raise ConfigError("token: has characters that no header carries, such as a line break at its end; strip it")
+    return "authorization", f"Bearer {value}"

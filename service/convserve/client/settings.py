@@ -31,6 +31,9 @@ median was alike with 1, 2 and 4 of them and higher with 8; throughput told them
 RPCS_IN_FLIGHT = 4
 """RPCs of one big batch under way at a time: the server always has the next rows, and others find room in its queue."""
 
+_ID_LENGTH = 128
+"""Characters of a request id that the server takes over."""
+
 _FOREVER = 10 * 365 * 86400.0
 
 SERVING = b"\x08\x01"
@@ -70,6 +73,8 @@ class Settings:
         if not 1 <= self.connections <= 256:
             raise ConfigError(f"connections is {self.connections}; it must be 1 to 256")
         plain = self.tls is None and not security.is_local(self.target)
+        if isinstance(self.token, str):
+            security.authorization(self.token)
         if self.token is not None and plain and not self.plaintext_token:
             raise ConfigError(
                 f"token: would travel to {self.target} unencrypted; set tls=True, or plaintext_token=True if"
@@ -145,6 +150,20 @@ def tls_of(tls: bool | Tls) -> Tls | None:
 def new_request_id() -> str:
     """An id that no other request has."""
     return uuid.uuid4().hex
+
+
+def check_request_id(request_id: str | None) -> None:
+    """Refuse what cannot travel, or would not come out of the server's log as it was.
+
+    Raises:
+        InvalidRequestError: it has other characters than printable ASCII, or too many.
+    """
+    if request_id is not None and not (
+        len(request_id) <= _ID_LENGTH and request_id.isascii() and request_id.isprintable()
+    ):
+        raise InvalidRequestError.of(
+            "request_id", f"{request_id[:_ID_LENGTH]!r} came; it is up to {_ID_LENGTH} printable ASCII characters"
+        )
 
 
 def grpc_timeout(seconds: float) -> float | None:

@@ -49,6 +49,7 @@ def test_the_arguments_are_the_same(name: str) -> None:
         ({"timeout": 0}, "timeout is 0; it must be above 0 seconds"),
         ({"connections": 0}, "connections is 0; it must be 1 to 256"),
         ({"max_message_bytes": 100}, "max_message_bytes is 100"),
+        ({"token": "secret\n"}, "line break at its end; strip it"),
         ({"target": "models.example:8001", "token": "x"}, "would travel to models.example:8001 unencrypted"),
     ],
 )

@@ -62,6 +62,25 @@ def test_every_request_has_an_id(fake: FakeServer) -> None:
     assert own.request_id == "order-66"
 
 
+@pytest.mark.parametrize("request_id", ["line\n", "gr\u00fcn", "x" * 129])
+def test_an_id_that_cannot_travel_is_refused(fake: FakeServer, request_id: str) -> None:
+    """By every call, before anything is sent; the server would not take it over, and gRPC refuses some."""
+    with Client(fake.target) as client:
+        for call in (client.classify, client.classify_batch, client.classify_iter):
+            with pytest.raises(convserve.InvalidRequestError, match=r"request_id: .* printable ASCII"):
+                call([b"\x01"], model="m", request_id=request_id)
+    assert fake.requests == []
+
+
+def test_a_token_that_cannot_travel_is_refused_without_being_shown(fake: FakeServer) -> None:
+    """As a file's last line break; a function is asked when the call is made."""
+    with Client(fake.target, token=lambda: "secret\n") as client:
+        with pytest.raises(convserve.ConfigError, match="strip it") as refused:
+            client.classify(b"\x01", model="m")
+        assert "secret" not in str(refused.value)
+    assert fake.requests == []
+
+
 def test_many_images_come_back_in_order(fake: FakeServer) -> None:
     """Also when later RPCs are answered before earlier ones."""
     values = np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8)

@@ -25,6 +25,7 @@ from convserve.client.settings import (
     SERVING,
     Settings,
     Terms,
+    check_request_id,
     check_timeout,
     new_request_id,
     tls_of,
@@ -193,7 +194,7 @@ class AsyncClient:
                 explain=explain,
                 request_id=request_id,
             )
-        deadline = self._begin(timeout)
+        deadline = self._begin(timeout, request_id)
         options = Options(model, version, top_k, explain)
         options.check()
         loaded = await _load(image, 0)
@@ -230,7 +231,7 @@ class AsyncClient:
             explain: whether each result tells how its batch ran.
             request_id: id for the server's logs; RPCs after the first add `-` and the position of their first image.
         """
-        ends = self._begin(timeout)
+        ends = self._begin(timeout, request_id)
         until = None if timeout is None else ends
         options = Options(model, version, top_k, explain)
         chunks = self._chunks(images, options, until, request_id, requests.MAX_ROWS)
@@ -266,8 +267,7 @@ class AsyncClient:
         """
         if batch_size < 1:
             raise InvalidRequestError.of("batch_size", f"{batch_size} came; it is a number of images, 1 or more")
-        check_timeout(timeout)
-        self._calls.check_usable()
+        self._begin(timeout, request_id)
         requests.check_many(images)
         options = Options(model, version, top_k, explain)
         options.check()
@@ -309,10 +309,11 @@ class AsyncClient:
                 for result in results:
                     yield result
 
-    def _begin(self, timeout: float | None) -> float:
+    def _begin(self, timeout: float | None, request_id: str | None = None) -> float:
         """Check what every call checks. Returns the call's deadline."""
         self._calls.check_usable()
         check_timeout(timeout)
+        check_request_id(request_id)
         return asyncio.get_running_loop().time() + self._settings.seconds(timeout)
 
     async def _send(
