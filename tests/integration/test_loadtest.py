@@ -166,6 +166,23 @@ def test_refusals_are_counted_by_status(fake: FakeServer) -> None:
     assert run["first_error_texts"]["RESOURCE_EXHAUSTED"] == "the queue is full"
 
 
+def test_a_server_that_answers_nothing_fails_the_run(fake: FakeServer) -> None:
+    """Also one without a promise; and labels that nobody has cannot be right."""
+
+    def gone(request: pb.ClassifyRequest, context: Any) -> None:
+        import grpc
+
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "moved away")
+
+    fake.before = gone
+    status, found, _ = loadtest(fake.target, "--rate", "20", "--check", "none")
+    assert status == 1
+    assert any("requests was answered; UNAVAILABLE: moved away" in text for text in found["problems"])
+    status, _, stderr = loadtest(fake.target, "--rate", "20", "--check", "none", "--min-accuracy", "0.9")
+    assert status != 0
+    assert "min-accuracy: synthetic has no labels" in stderr
+
+
 def test_connections_that_grow_old_are_replaced_without_loss(
     tmp_path: Path,
 ) -> None:
@@ -200,7 +217,7 @@ def test_a_server_that_asks_for_everything_is_reached(tmp_path: Path) -> None:
 
 def test_large_messages_pass(fake: FakeServer) -> None:
     """Larger than any window and frame, in both directions."""
-    link = Link(Target(*_host_port(fake.target), timeout=20), CLASSIFY)
+    link = Link(Target(*_host_port(fake.target), timeout=60), CLASSIFY)
     pixels = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8)
     packed = pb.PackedImages(data=pixels.tobytes(), shape=[len(pixels), 1, 1, 1])
     message = pb.ClassifyRequest(model="m", packed=packed).SerializeToString()
@@ -216,7 +233,7 @@ def call(link: Link, framed: bytes) -> list[Reply]:
 
     link.send(framed)
     replies: list[Reply] = []
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while not replies:
         assert time.monotonic() < give_up
         replies += link.flush()

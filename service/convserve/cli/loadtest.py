@@ -184,15 +184,19 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _problems(campaign: Campaign, found: Found | None) -> list[str]:
-    """Why the exit status is 1. In a search and a sweep, missing the SLO at some rate is the point, not a failure."""
+    """Why the exit status is 1.
+
+    In a search and a sweep, missing the SLO at some rate is the point, not a failure; in a search, getting no answer at
+    some rate too, and it tells by itself where invalid runs leave it in doubt.
+    """
     problems = []
-    looking = found is not None or bool(campaign.options.sweep)
+    sweeps = bool(campaign.options.sweep)
+    excused = ("SLO", "none of") if found is not None else ("SLO",) if sweeps else ()
     for run in campaign.runs:
-        wrong = run.failures if not looking else [text for text in run.failures if not text.startswith("SLO")]
-        at = f"at {run.rate:,.0f} requests/s: " if looking and run.rate is not None else ""
-        problems += [at + text for text in wrong]
-        if not looking:
-            problems += [f"invalid: {text}" for text in run.invalid]
+        at = f"at {run.rate:,.0f} requests/s: " if (found or sweeps) and run.rate is not None else ""
+        problems += [at + text for text in run.failures if not text.startswith(excused)]
+        if found is None:
+            problems += [f"invalid: {at}{text}" for text in run.invalid]
     if found is not None and found.in_doubt:
         problems.append(
             "invalid: higher rates failed in invalid runs only; the server may be able to do more than found"

@@ -171,10 +171,11 @@ class Campaign:
         try:
             self.facts = asker.facts(options.wanted)
             chosen = samples.load(options.data, options.form, self.facts, options.sample_count, options.seed)
-            if options.check == "labels" and not any(sample.label is not None for sample in chosen):
+            compares_labels = options.check == "labels" or options.goals.min_accuracy > 0
+            if compares_labels and not any(sample.label is not None for sample in chosen):
                 raise ConfigError(
-                    f"check: {options.data} has no labels that the model {options.wanted.model} knows; its classes are"
-                    f" {', '.join(self.facts.labels[:10])}"
+                    f"min-accuracy: {options.data} has no labels that the model {options.wanted.model} knows; its"
+                    f" classes are {', '.join(self.facts.labels[:10])}"
                 )
             if options.check == "golden":
                 total = len(chosen)

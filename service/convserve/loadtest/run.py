@@ -106,6 +106,8 @@ class Run:
             found.append(f"{self.check.wrong} of {self.check.rows} answers were wrong; first: {self.check.first_wrong}")
         if not self.tally.requests:
             found.append("no request was counted: the measured time was too short for the rate")
+        elif not self.tally.statuses[0]:
+            found.append(f"none of {self.tally.requests} requests was answered; {self._first_error()}")
         for verdict in self.verdicts:
             if not verdict.met:
                 reached = self.percentile(verdict.slo.percentile)
@@ -114,9 +116,17 @@ class Run:
                     f"SLO {verdict.slo} was missed: {shown}; {verdict.slow} of {verdict.requests} requests were slower"
                     " or failed"
                 )
-        if self.accuracy is not None and self.accuracy < self.goals.min_accuracy:
-            found.append(f"accuracy was {self.accuracy:.4f}; at least {self.goals.min_accuracy:.4f} is wanted")
+        if self.goals.min_accuracy and (self.accuracy is None or self.accuracy < self.goals.min_accuracy):
+            was = (
+                "is not known: no labelled image was answered" if self.accuracy is None else f"was {self.accuracy:.4f}"
+            )
+            found.append(f"accuracy {was}; at least {self.goals.min_accuracy:.4f} is wanted")
         return found
+
+    def _first_error(self) -> str:
+        """The commonest status and its first text."""
+        code = self.tally.statuses.most_common(1)[0][0]
+        return f"{status_name(code)}: {self.details.get(code, '')}"
 
     def percentile(self, share: float) -> float | None:
         """Latency in seconds, failed requests counted as slower than all others; None: it falls on a failed one."""

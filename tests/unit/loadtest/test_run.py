@@ -70,6 +70,19 @@ def test_too_little_accuracy_fails_a_run() -> None:
     assert "accuracy was 0.9000" in run_of(tally_of([0.001] * 100), [client], min_accuracy=0.95).failures[0]
 
 
+def test_a_run_without_answers_has_failed() -> None:
+    """Whether or not anything was promised; the commonest status is told with its text."""
+    client = replace(QUIET, details={8: "the queue is full", 14: "gone"})
+    (failure,) = run_of(tally_of([], failed=100), [client]).failures
+    assert failure == "none of 100 requests was answered; RESOURCE_EXHAUSTED: the queue is full"
+
+
+def test_an_accuracy_that_nobody_knows_is_not_enough() -> None:
+    """Requests that failed, or that another version answered, show nothing."""
+    (failure,) = run_of(tally_of([0.001] * 100), min_accuracy=0.95).failures
+    assert failure == "accuracy is not known: no labelled image was answered; at least 0.9500 is wanted"
+
+
 def test_a_run_without_requests_fails() -> None:
     """Nothing measured is no success."""
     assert "no request was counted" in run_of(Tally(1, 10)).failures[0]

@@ -1,0 +1,44 @@
+"""When `convserve loadtest` ends with status 1."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from convserve.cli.loadtest import _problems
+from convserve.loadtest.search import Found
+
+MISSED, UNANSWERED, WRONG = "SLO p99=20ms was missed", "none of 9 requests was answered", "1 of 9 answers were wrong"
+
+
+def campaign(*failures: str, invalid: tuple[str, ...] = (), sweep: tuple[float, ...] = ()) -> Any:
+    run = SimpleNamespace(failures=list(failures), invalid=list(invalid), rate=50.0)
+    return SimpleNamespace(runs=[run], options=SimpleNamespace(sweep=sweep), lowest_rate=10.0)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "found", "problems"),
+    [
+        ((), None, [MISSED, UNANSWERED, WRONG, "invalid: busy"]),
+        (
+            (50.0,),
+            None,
+            [f"at 50 requests/s: {UNANSWERED}", f"at 50 requests/s: {WRONG}", "invalid: at 50 requests/s: busy"],
+        ),
+        ((), Found(50.0), [f"at 50 requests/s: {WRONG}"]),
+    ],
+    ids=["one rate", "sweep", "search"],
+)
+def test_what_is_looked_for_is_no_problem(sweep: tuple[float, ...], found: Found | None, problems: list[str]) -> None:
+    """Rates that miss the SLO are what a search and a sweep are about; wrong answers and invalid runs are not."""
+    made = campaign(MISSED, UNANSWERED, WRONG, invalid=("busy",), sweep=sweep)
+    assert _problems(made, found) == problems
+
+
+def test_a_search_that_found_nothing_or_is_in_doubt_has_failed() -> None:
+    """Its number would be read as the server's."""
+    assert "no rate kept the SLO" in _problems(campaign(), Found(0.0))[0]
+    assert "higher rates failed in invalid runs only" in _problems(campaign(), Found(50.0, in_doubt=True))[0]
+    assert _problems(campaign(), Found(50.0)) == []
