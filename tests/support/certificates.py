@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
 DAY = datetime.timedelta(days=1)
 
 
@@ -48,7 +50,7 @@ class Authority:
         self.cert = _pem(self._certificate)
         """In PEM form: what others trust."""
 
-    def sign(self, name: str, *, days: int = 1, key: ec.EllipticCurvePrivateKey | None = None) -> Pair:
+    def sign(self, name: str, *, days: int = 1, key: PrivateKey | None = None) -> Pair:
         """Make a certificate for this machine; a negative number of days makes one that has expired."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         here = x509.SubjectAlternativeName(
@@ -63,7 +65,7 @@ class Authority:
         return Pair(_pem(certificate), pem_key(key))
 
 
-def pem_key(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey, password: bytes | None = None) -> bytes:
+def pem_key(key: PrivateKey, password: bytes | None = None) -> bytes:
     """A private key in PEM form."""
     return key.private_bytes(
         serialization.Encoding.PEM,
@@ -72,9 +74,7 @@ def pem_key(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey, passwor
     )
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: PrivateKey, days: int) -> x509.CertificateBuilder:
     ends = datetime.datetime.now(datetime.UTC) + days * DAY
     return (
         x509.CertificateBuilder()

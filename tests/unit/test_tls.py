@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from convserve.config import TlsSettings
 from convserve.errors import ConfigError
@@ -22,6 +22,7 @@ from support.certificates import Authority, pem_key
         ("good", "cert", r"tls.key_file: .* holds no private key"),
         ("good", "other", r"tls.key_file: .* is not the key of the first certificate"),
         ("good", "encrypted", r"tls.key_file: .* is encrypted"),
+        ("ed25519", "ed25519", r"tls.cert_file: the key of .* is neither RSA nor ECDSA"),
     ],
 )
 def test_files_that_do_not_fit_end_the_start(tmp_path: Path, cert: str, key: str, words: str) -> None:
@@ -29,9 +30,12 @@ def test_files_that_do_not_fit_end_the_start(tmp_path: Path, cert: str, key: str
     own = ec.generate_private_key(ec.SECP256R1())
     authority = Authority("authority")
     good = authority.sign("server", key=own)
+    edwards = authority.sign("server", key=ed25519.Ed25519PrivateKey.generate())
     contents = {
         ("cert", "good"): good.cert,
         ("cert", "key"): good.key,
+        ("cert", "ed25519"): edwards.cert,
+        ("key", "ed25519"): edwards.key,
         ("key", "good"): good.key,
         ("key", "cert"): good.cert,
         ("key", "other"): authority.sign("other").key,

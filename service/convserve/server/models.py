@@ -109,7 +109,9 @@ class ModelServicer:
             InvalidRequestError: the name is empty or the version negative.
         """
         if self._admin is None:
-            raise PermissionDeniedError("admin methods are not enabled on this server; the setting is admin_methods")
+            raise PermissionDeniedError(
+                "admin methods are not answered here; the settings are admin_port and admin_methods"
+            )
         if not name:
             raise InvalidRequestError.of("name", "is empty; name the model")
         if version < 0:

@@ -10,6 +10,8 @@ import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from convserve.clock import Clock, monotonic
@@ -66,6 +68,10 @@ class Certificates:
         cert = _bytes_of("tls.cert_file", settings.cert_file)
         key = _bytes_of("tls.key_file", settings.key_file)
         chain = _certificates("tls.cert_file", settings.cert_file, cert)
+        if not isinstance(chain[0].public_key(), RSAPublicKey | EllipticCurvePublicKey):
+            raise ConfigError(
+                f"tls.cert_file: the key of {settings.cert_file} is neither RSA nor ECDSA; gRPC's TLS knows no other"
+            )
         if chain[0].public_key() != _private_key(settings.key_file, key).public_key():
             raise ConfigError(
                 f"tls.key_file: {settings.key_file} is not the key of the first certificate in {settings.cert_file}"

@@ -72,7 +72,9 @@ class Repository:
             InvalidRequestError: no model is named.
         """
         if self._admin is None:
-            raise PermissionDeniedError("admin methods are not enabled on this server; the setting is admin_methods")
+            raise PermissionDeniedError(
+                "admin methods are not answered here; the settings are admin_port and admin_methods"
+            )
         if repository_name and model_name:
             raise UnsupportedError("repository_name is set; there is one repository, and it has no name")
         name = model_name or repository_name
