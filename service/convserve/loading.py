@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ from convserve import manifest as manifests
 from convserve import priority, proving, repository
 from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
 from convserve.config import ModelSettings, Settings
-from convserve.devices import Device
 from convserve.drift import Drift
 from convserve.errors import ArtifactError
 from convserve.lifecycle import VersionState
@@ -105,11 +104,15 @@ class Loader:
             )
         )
         try:
-            sizes = _warm_sizes(settings)
-            if in_background:
-                times = priority.in_background(lambda: proving.prove(found.directory, manifest, runtime, sizes))
-            else:
-                times = proving.prove(found.directory, manifest, runtime, sizes)
+            prove = partial(
+                proving.prove,
+                found.directory,
+                manifest,
+                runtime,
+                _timed_sizes(settings, runtime),
+                any_size=not _padding_sizes(settings, runtime),
+            )
+            times = priority.in_background(prove) if in_background else prove()
             runtime.trim()
             return self._assemble(manifest, digest, runtime, settings, times), status
         except BaseException:
@@ -129,7 +132,7 @@ class Loader:
             runtime.run,
             times=times,
             observer=observer,
-            allowed_batch_sizes=_padding_sizes(settings, runtime.device),
+            allowed_batch_sizes=_padding_sizes(settings, runtime),
             slots=settings.execution_slots,
             prefetch=settings.prefetch_batches,
             name=f"{manifest.model}-{manifest.version}",
@@ -147,18 +150,20 @@ class Loader:
         )
 
 
-def _padding_sizes(settings: ModelSettings, device: Device) -> Sequence[int]:
+def _padding_sizes(settings: ModelSettings, runtime: Runtime) -> Sequence[int]:
     """The sizes that batches are padded to; none on a CPU, where a row that is not needed only costs."""
-    if settings.allowed_batch_sizes or device == "cpu":
+    if settings.allowed_batch_sizes or runtime.device == "cpu":
         return settings.allowed_batch_sizes
-    return _warm_sizes(settings)  # a GPU searches its kernels anew for every shape
+    return _timed_sizes(settings, runtime)  # a GPU searches its kernels anew for every shape
 
 
-def _warm_sizes(settings: ModelSettings) -> list[int]:
-    """The batch sizes to replay and time: those allowed, or powers of two up to the largest."""
+def _timed_sizes(settings: ModelSettings, runtime: Runtime) -> list[int]:
+    """The batch sizes to time: those allowed, or powers of two up to what is computed at once, and the largest."""
     if settings.allowed_batch_sizes:
         return list(settings.allowed_batch_sizes)
+    largest = settings.max_batch_size
+    at_once = min(runtime.most_rows or largest, largest)
     sizes = [1]
-    while sizes[-1] * 2 < settings.max_batch_size:
+    while sizes[-1] * 2 < at_once:
         sizes.append(sizes[-1] * 2)
-    return sorted({*sizes, settings.max_batch_size})
+    return sorted({*sizes, at_once, largest})

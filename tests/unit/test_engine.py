@@ -37,6 +37,7 @@ class Moody:
     provider = "CPUExecutionProvider"
     device: Device = "cpu"
     variant = "fp32"
+    most_rows: int | None = None
 
     def __init__(self, seed: int, slow: float, broken: float) -> None:
         self._random = random.Random(seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -82,17 +84,24 @@ class _Wrong:
     device: Device = "cpu"
     variant = "fp32"
 
-    def __init__(self, inner: OnnxRuntime, spoil: str) -> None:
-        self._inner, self._spoil = inner, spoil
+    def __init__(self, inner: OnnxRuntime, spoil: str, only_in: int | None = None) -> None:
+        self._inner, self._spoil, self._only_in = inner, spoil, only_in
+        self.most_rows = inner.most_rows
+        self.batches: list[Images] = []
 
     def run(self, images: Images) -> Outputs:
+        self.batches.append(images)
         logits, probabilities = self._inner.run(images)
+        if self._only_in not in (None, len(images)):
+            return Outputs(logits, probabilities)
         if self._spoil == "nan":
             probabilities[-1] = np.nan
         elif self._spoil == "rows swapped":
             probabilities = np.roll(probabilities, 1, axis=0)
         elif self._spoil == "one value":
             probabilities[-1, -1] += np.float32(3e-5)
+        elif self._spoil == "pause":
+            time.sleep(0.3)
         elif self._spoil == "short":
             probabilities = probabilities[:-1]
         return Outputs(logits, probabilities)
@@ -110,6 +119,79 @@ def test_wrong_answers_of_a_provider_are_found(directory: Path, spoil: str) -> N
     manifest, runtime = load(directory)
     with pytest.raises(ArtifactError):
         proving.prove(directory, manifest, _Wrong(runtime, spoil), [4])
+
+
+def test_every_size_is_proved_where_any_is_run(directory: Path) -> None:
+    """All that are computed at once, and the largest with all images; times for those that were asked for."""
+    manifest, inner = load(directory)
+    runtime = _Wrong(inner, "nothing")
+    times = proving.prove(directory, manifest, runtime, [1, 2, 4, 8, 16, 40], any_size=True)
+    assert {len(images) for images in runtime.batches} == {*range(1, 17), 40}
+    assert sorted(times.table()) == [1, 2, 4, 8, 16, 40]
+    golden = {image.tobytes() for image in proving.read_golden(directory, manifest).images}
+    largest = [images for images in runtime.batches if len(images) == 40]
+    assert {image.tobytes() for images in largest for image in images} == golden
+
+
+def test_one_slow_run_of_the_largest_batch_is_not_believed(directory: Path) -> None:
+    """It ran once, while its pieces ran several times: admission would refuse requests for what was only a pause."""
+    manifest, inner = load(directory)
+    runtime = _Wrong(inner, "pause", only_in=40)
+    times = proving.prove(directory, manifest, runtime, [1, 2, 4, 8, 16, 40], any_size=True)
+    assert times.table()[40] == pytest.approx(times.table()[16] * 40 / 16)
+
+
+@pytest.mark.parametrize("size", [1, 3, 11, 16, 40])
+def test_a_size_that_computes_something_else_is_found(directory: Path, size: int) -> None:
+    """Also one between those that are timed."""
+    manifest, inner = load(directory)
+    runtime = _Wrong(inner, "one value", only_in=size)
+    with pytest.raises(ArtifactError, match=rf"in batches of {size}:"):
+        proving.prove(directory, manifest, runtime, [1, 2, 4, 8, 16, 40], any_size=True)
+
+
+def test_images_change_their_places(directory: Path) -> None:
+    """Over all sizes every image stands at several places of a batch, and beside others."""
+    manifest, inner = load(directory)
+    runtime = _Wrong(inner, "nothing")
+    proving.prove(directory, manifest, runtime, [1, 2, 4, 8, 16], any_size=True)
+    places: dict[bytes, set[int]] = defaultdict(set)
+    for images in runtime.batches:
+        for place, image in enumerate(images):
+            places[image.tobytes()].add(place)
+    assert len(places) == manifest.golden.count
+    assert min(map(len, places.values())) > 3
+
+
+def test_only_sizes_that_are_padded_to_are_proved_where_batches_are_padded(directory: Path) -> None:
+    """Each with all images."""
+    manifest, inner = load(directory)
+    runtime = _Wrong(inner, "nothing")
+    proving.prove(directory, manifest, runtime, [2, 40])
+    golden = {image.tobytes() for image in proving.read_golden(directory, manifest).images}
+    for size in (2, 40):
+        batches = [images for images in runtime.batches if len(images) == size]
+        assert {image.tobytes() for images in batches for image in images} == golden
+    assert {len(images) for images in runtime.batches} == {2, 40}
+
+
+@pytest.mark.parametrize(("rows", "pieces"), [(16, [16]), (17, [9, 8]), (40, [14, 13, 13]), (64, [16] * 4)])
+def test_a_large_batch_is_computed_in_equal_pieces(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, rows: int, pieces: list[int]
+) -> None:
+    """The answers come together in the order of the rows."""
+    _, runtime = load(directory)
+    seen: list[int] = []
+    at_once = runtime._run_at_once
+
+    def run(images: Images) -> Outputs:
+        seen.append(len(images))
+        return at_once(images)
+
+    monkeypatch.setattr(runtime, "_run_at_once", run)
+    images = versions.random_images(rows, seed=7)
+    assert np.allclose(runtime.run(images).probabilities, versions.reference(images), atol=1e-6)
+    assert seen == pieces
 
 
 def test_a_device_without_a_tolerance_is_refused(directory: Path) -> None:

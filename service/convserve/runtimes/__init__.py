@@ -21,6 +21,8 @@ class Runtime(Protocol):
     """What it computes on; decides about the golden tolerance."""
     variant: str
     """Which of the version's files computes: `fp32`, `optimized`, `int8` or `saved_model`."""
+    most_rows: int | None
+    """Rows that it computes at once; `run` cuts a larger batch into equal pieces. None: every batch at once."""
 
     def run(self, images: Images) -> Outputs:
         """Compute a batch, uint8 [n, H, W, C]. The arrays returned have n rows."""

@@ -30,6 +30,11 @@ _PROVIDERS: dict[Device, tuple[str, dict[str, Any]]] = {
 }
 
 
+_LEAST_ROWS_AT_ONCE, _ROWS_FOR_EACH_THREAD = 16, 8
+"""Rows of one run on a CPU. More are no faster a row, and what lies between two layers grows with them, for good: the
+bundled cifar10 takes 43 MB for 64 rows at once, 10 MB for 16."""
+
+
 class OnnxRuntime:
     """An ONNX model in an onnxruntime session."""
 
@@ -80,11 +85,21 @@ class OnnxRuntime:
             )
         self.device: Device = device
         self.variant = variant
+        self.most_rows: int | None = None  # a GPU has memory for it, and is the faster the larger a batch is
+        if device == "cpu":
+            self.most_rows = max(_LEAST_ROWS_AT_ONCE, _ROWS_FOR_EACH_THREAD * intra_op_threads)
         self._shape = manifest.input.shape
         _check_signature(path, self._session, manifest)
 
     def run(self, images: Images) -> Outputs:
         """Compute a batch, uint8 [n, H, W, C]."""
+        if self.most_rows is None or len(images) <= self.most_rows:
+            return self._run_at_once(images)
+        pieces = np.array_split(images, -(-len(images) // self.most_rows))
+        logits, probabilities = zip(*map(self._run_at_once, pieces), strict=True)
+        return Outputs(np.concatenate(logits), np.concatenate(probabilities))
+
+    def _run_at_once(self, images: Images) -> Outputs:
         logits, probabilities = self._session.run([LOGITS_NAME, PROBABILITIES_NAME], {INPUT_NAME: images})
         return Outputs(logits, probabilities)
 

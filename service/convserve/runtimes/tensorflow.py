@@ -56,6 +56,7 @@ class TensorFlowRuntime:
         self.provider = f"TensorFlow {'GPU' if device == 'cuda' else 'CPU'}"
         self.device: Device = device
         self.variant = "saved_model"
+        self.most_rows: int | None = None
 
     def run(self, images: Images) -> Outputs:
         """Compute a batch, uint8 [n, H, W, C]."""
