@@ -11,12 +11,14 @@ from convserve.manifest import INPUT_NAME
 from convserve.server.call import Call
 from convserve.server.pixels import BYTE_RANGE, UNIT_RANGE, to_pixels
 from convserve.server.tensorflow_serving import signatures, tensors
-from convserve.tensorflow_core.v1 import tensor_pb2
+from convserve.tensorflow_core.v1 import example_pb2, tensor_pb2
 from convserve.tensorflow_serving.v1 import model_pb2
 from convserve.tensorflow_serving.v1 import prediction_pb2 as pb
 
 _IMAGE_FIELD = f"inputs[{INPUT_NAME!r}]"
 _FEATURE = "image/encoded"
+_MAX_EXAMPLES = 65_536
+"""Examples that are looked at, at most: two bytes make one, and no request takes as many images."""
 
 
 def read_predict(message: pb.PredictRequest, call: Call) -> Request:
@@ -97,11 +99,14 @@ def _example_files(message: pb.Input) -> list[bytes]:
     if kind is None:
         raise InvalidRequestError.of("input", "is missing; set example_list or example_list_with_context")
     holder = message.example_list if kind == "example_list" else message.example_list_with_context
-    context = message.example_list_with_context.context.features if kind != "example_list" else None
+    if len(holder.examples) > _MAX_EXAMPLES:
+        raise InvalidRequestError.of(
+            "input.examples", f"{len(holder.examples)} came; that is more than any model takes"
+        )
+    shared = _files_in(message.example_list_with_context.context) if kind != "example_list" else []
     files = []
     for index, example in enumerate(holder.examples):
-        features = example.features if _FEATURE in example.features.feature else context
-        values = list(features.feature[_FEATURE].bytes_list.value) if features and _FEATURE in features.feature else []
+        values = _files_in(example) if _FEATURE in example.features.feature else shared
         if len(values) != 1:
             raise InvalidRequestError.of(
                 f"input.examples[{index}]",
@@ -109,3 +114,9 @@ def _example_files(message: pb.Input) -> list[bytes]:
             )
         files.append(values[0])
     return files
+
+
+def _files_in(example: example_pb2.Example) -> list[bytes]:
+    """The values of the image feature: copies, as protobuf makes them at every access."""
+    features = example.features.feature
+    return list(features[_FEATURE].bytes_list.value) if _FEATURE in features else []

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from convserve.errors import InvalidRequestError
 from convserve.tensorflow_core.v1 import tensor_pb2 as pb
 
-MAX_REPEATED = 2**24
-"""Most elements of a tensor whose last value is repeated: a few bytes can stand for any number of them."""
+MAX_REPEATED = 2**18
+"""Most elements of a tensor whose last value is repeated: a few bytes can stand for any number of them, and whoever
+reads them has other calls to answer. 85 RGB images of 32x32."""
 
 _TYPES: dict[pb.DataType.ValueType, tuple[str, str]] = {
     pb.DT_UINT8: ("uint8", "int_val"),
