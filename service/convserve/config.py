@@ -28,7 +28,7 @@ ENV_PREFIX = "CONVSERVE_"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]  # no clock waits for ever
 
 
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
@@ -329,16 +329,28 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Settin
         _check_one(option, value, text, source)
         at = tree
         for name in option.path[:-1]:
-            at = at.setdefault(name, {})
+            at = _table(at, name, file)
         at[option.path[-1]] = value
         sources.append(f"{source}={text}")
-    base = tree.get("model", {})
-    tree["models"] = {name: {**base, **own} for name, own in tree.get("models", {}).items()}
+    base, models = _table(tree, "model", file), _table(tree, "models", file)
+    tree["models"] = {name: {**base, **_table(models, name, file, "models.")} for name in models}
     try:
         return msgspec.convert(tree, Settings, strict=False, dec_hook=_decode_path)
     except (msgspec.ValidationError, ValueError) as error:
         origin = ", ".join(([str(file)] if file else []) + sources)
         raise ConfigError(f"{error} (from {origin or 'the defaults'})") from error
+
+
+def _table(tree: dict[str, Any], name: str, file: Path | str | None, prefix: str = "") -> dict[str, Any]:
+    """A table of the file; an empty one where there is none.
+
+    Raises:
+        ConfigError: the name is there, as something else.
+    """
+    table = tree.setdefault(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"--config: {file}: {prefix}{name} is {table!r}; it must be a table, [{prefix}{name}]")
+    return table
 
 
 def _check_one(option: Option, value: Any, text: str, source: str) -> None:
@@ -382,7 +394,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"--config: {path} cannot be read ({error.strerror})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config: {path} is not valid TOML: {error}") from error
 
 

@@ -68,6 +68,27 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str) -> None:
         config.load({"config": file}, {})
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"models = 3", "models is 3; it must be a table, [models]"),
+        (b"[models]\nmnist = 3", "models.mnist is 3; it must be a table, [models.mnist]"),
+        (b"model = 3", "model is 3; it must be a table, [model]"),
+        (b"port = 1 # \xff", "is not valid TOML"),
+        (b"[drain]\ntimeout = inf", "`$.drain.timeout`"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_is_explained(tmp_path: Path, text: bytes, message: str) -> None:
+    """Also where a flag would go into a table that is none."""
+    file = tmp_path / "settings.toml"
+    file.write_bytes(text)
+    for argv in ([], ["--model-max-batch-size", "64"]):
+        with pytest.raises(ConfigError) as refused:
+            config.load({**parse(*argv), "config": file}, {})
+        assert message in str(refused.value)
+        assert "settings.toml" in str(refused.value)
+
+
 def test_kubernetes_service_links_are_not_settings() -> None:
     """A Service named convserve puts CONVSERVE_PORT=tcp://… into every pod beside it."""
     links = {
