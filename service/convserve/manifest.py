@@ -222,6 +222,15 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         for name in self.files:
             if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"files lists {name!r}, which is outside the version directory or no name at all")
+        statistics = self.statistics
+        if len(statistics.class_share) != len(self.labels):
+            raise ValueError(
+                f"statistics.class_share has {len(statistics.class_share)} entries; there are {len(self.labels)} labels"
+            )
+        for name in ("image_mean_histogram", "image_std_histogram", "class_share"):
+            shares = getattr(statistics, name)
+            if not sum(shares) > 0 or min(shares) < 0:
+                raise ValueError(f"statistics.{name} holds no shares: from 0 up, and not all of them 0")
         for variant, name in self.variants.items():
             if name not in self.files:
                 raise ValueError(f"variants[{variant!r}] is {name!r}, which files does not list")

@@ -65,6 +65,28 @@ def test_a_wrong_manifest_is_refused(repository: Path, change: dict[str, object]
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_share": [0.5, 0.5]}, "statistics.class_share has 2 entries; there are 4 labels"),
+        ({"image_mean_histogram": []}, "statistics.image_mean_histogram holds no shares"),
+        ({"image_std_histogram": [0.0, 0.0]}, "statistics.image_std_histogram holds no shares"),
+        ({"class_share": [1.5, -0.5, 0.0, 0.0]}, "statistics.class_share holds no shares"),
+    ],
+)
+def test_statistics_that_nothing_can_be_compared_with_are_refused(
+    repository: Path, change: dict[str, object], message: str
+) -> None:
+    """Or the first look at how answers drift would fail, and with it every scrape of the server's metrics."""
+    path = repository / "stripes/1" / m.MANIFEST_FILE
+    content = json.loads(path.read_text())
+    content["statistics"].update(change)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError) as refused:
+        m.read(path.parent)
+    assert message in str(refused.value)
+
+
 def test_files_outside_the_version_are_refused(repository: Path) -> None:
     """A manifest cannot make a server read elsewhere."""
     path = repository / "stripes/1" / m.MANIFEST_FILE
