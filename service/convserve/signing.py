@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -84,6 +85,8 @@ class Verifier:
         """
         path = directory / SIGNATURE_FILE
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+                raise ArtifactError(f"{path}: is no file; this server takes signed versions only")
             signature = path.read_bytes()
         except OSError as error:
             raise ArtifactError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +58,13 @@ def test_nonsense_is_refused(version: Path, signature: bytes) -> None:
 def test_a_missing_signature_is_refused(version: Path) -> None:
     """The sentence says what the server wants."""
     with pytest.raises(ArtifactError, match="this server takes signed versions only"):
+        Verifier(SigningKey(version).public_file).check(version, b"")
+
+
+def test_a_pipe_is_no_signature(version: Path) -> None:
+    """Nobody would ever write to it, and whoever loads versions, or ends the server, would wait for that."""
+    os.mkfifo(version / SIGNATURE_FILE)
+    with pytest.raises(ArtifactError, match="is no file"):
         Verifier(SigningKey(version).public_file).check(version, b"")
 
 
