@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +67,7 @@ class Manager:
             if version not in found:
                 known = ", ".join(map(str, sorted(found))) or "none"
                 raise NotFoundError(f"the repository has no version {version} of {model!r}; it has: {known}")
+            self._introduce(model)
             self._held[model].discard(version)
             self._pinned[model].add(version)
             self._forget_failure(model, version)
@@ -296,10 +298,12 @@ def _fingerprint(found: FoundVersion, names: Sequence[str]) -> str:
     """Stands for the content of a version: changes when one of these files comes, goes or is replaced."""
     parts = []
     for name in names:
+        path = found.directory / name
         try:
-            info = (found.directory / name).stat()
+            info = path.stat()
         except OSError:
             parts.append("")
         else:
-            parts.append(f"{info.st_ino}-{info.st_size}-{info.st_mtime_ns}")
+            readable = "" if os.access(path, os.R_OK) else "-unreadable"  # permissions leave the rest as it is
+            parts.append(f"{info.st_ino}-{info.st_size}-{info.st_mtime_ns}{readable}")
     return " ".join(parts).strip()

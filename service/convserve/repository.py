@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +44,11 @@ def scan(root: Path) -> dict[str, dict[int, FoundVersion]]:
             f"model_repository: {root} cannot be read ({error.strerror}); it must be a directory with one folder per"
             " model, each with one folder per version"
         ) from error
-    return {entry.name: _versions(entry) for entry in entries if _MODEL_NAME.fullmatch(entry.name) and entry.is_dir()}
+    return {
+        entry.name: _versions(entry)
+        for entry in entries
+        if _MODEL_NAME.fullmatch(entry.name) and _is(entry, stat.S_ISDIR, unreadable=False)
+    }
 
 
 def check_inside(root: Path, directory: Path, names: Iterable[str]) -> None:
@@ -75,5 +81,19 @@ def _versions(directory: Path) -> dict[int, FoundVersion]:
     return {
         int(entry.name): FoundVersion(directory.name, int(entry.name), entry)
         for entry in entries
-        if _VERSION.fullmatch(entry.name) and (entry / MANIFEST_FILE).is_file()
+        if _VERSION.fullmatch(entry.name) and _is(entry / MANIFEST_FILE, stat.S_ISREG, unreadable=True)
     }
+
+
+def _is(path: Path, kind: Callable[[int], bool], *, unreadable: bool) -> bool:
+    """Whether a path is of a kind; `unreadable` when nobody lets us look.
+
+    `Path.is_file` and `Path.is_dir` raise then: one version without the right permissions, or on a volume that has gone
+    away, would hide all others. Such a version is found here, and fails with its reason when it is loaded.
+    """
+    try:
+        return kind(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        return unreadable and error.errno != errno.ELOOP

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,28 @@ def test_a_version_may_be_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "repo/mnist").mkdir(parents=True)
     (tmp_path / "repo/mnist/1").symlink_to(tmp_path / "store/a")
     assert list(repository.scan(tmp_path / "repo")["mnist"]) == [1]
+
+
+def test_what_cannot_be_looked_at_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that we have no permission for is found, so that loading tells why; a model without versions is not."""
+    make(tmp_path, "mnist/1/manifest.json", "mnist/2/manifest.json", "private/1/manifest.json")
+    refused = {tmp_path / "mnist/2/manifest.json", tmp_path / "private"}
+    stat = Path.stat
+
+    def guarded(path: Path, **how: bool) -> os.stat_result:
+        if path in refused:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", guarded)
+    found = repository.scan(tmp_path)
+    assert {model: sorted(versions) for model, versions in found.items()} == {"mnist": [1, 2]}
+
+
+def test_a_circle_of_links_is_no_version(tmp_path: Path) -> None:
+    """It leads nowhere, like a link whose end is missing."""
+    make(tmp_path, "mnist/1/manifest.json")
+    (tmp_path / "mnist/2").symlink_to("3")
+    (tmp_path / "mnist/3").symlink_to("2")
+    (tmp_path / "mnist/4").symlink_to("nowhere")
+    assert list(repository.scan(tmp_path)["mnist"]) == [1]
