@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
+import structlog
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
+from convserve.clock import monotonic
 from convserve.errors import ConfigError
 
 _SECONDS_TO_ASK = 10.0
-"""How long a connection may take over its request, so that silent ones do not gather."""
+"""How long a connection may take over its request, so that silent and slow ones do not gather."""
+
+log = structlog.get_logger(__name__)
 
 
 class HttpServer:
@@ -28,13 +36,14 @@ class HttpServer:
         ready.set_function(is_ready)
 
         class Handler(BaseHTTPRequestHandler):
-            """Answers GET."""
+            """Answers GET and HEAD."""
 
             timeout = _SECONDS_TO_ASK
             server_version, sys_version = "convserve", ""  # no need to tell which Python this is
 
             def do_GET(self) -> None:  # the base class finds it by this name
                 """Route a request."""
+                listener.has_asked(self.connection)
                 path = self.path.partition("?")[0]
                 if path == "/livez":
                     self._answer(200, b"ok\n")
@@ -47,21 +56,23 @@ class HttpServer:
                 else:
                     self._answer(404, b"not here; try /metrics, /livez or /readyz\n")
 
+            do_HEAD = do_GET  # noqa: N815  # the same, but for the body
+
             def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
             def log_message(self, *args: object) -> None:
                 """Keep probes out of the log."""
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            listener = self._server = _Listener(host, port, Handler)
         except OSError as error:
             raise ConfigError(f"http_port: cannot listen on {host}:{port} ({error.strerror})") from error
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     @property
@@ -78,3 +89,42 @@ class HttpServer:
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
+
+
+class _Listener(ThreadingHTTPServer):
+    """Takes connections, each on a thread of its own."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._asking: dict[Any, float] = {}
+        super().__init__((host.strip("[]"), port), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a connection's thread, and the time that it has to ask."""
+        self._asking[request] = monotonic() + _SECONDS_TO_ASK
+        super().process_request(request, client_address)
+
+    def has_asked(self, request: Any) -> None:
+        """Stop that time."""
+        self._asking.pop(request, None)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection, whether it has asked or not."""
+        self.has_asked(request)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End connections that take too long; a byte now and then keeps a socket's own timeout from doing it."""
+        now = monotonic()
+        for request, until in list(self._asking.items()):
+            if now > until:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Log what went wrong as everything else is logged. A caller who hangs up is his own affair."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            log.error("HTTP request failed", exc_info=error)

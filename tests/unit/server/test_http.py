@@ -1,0 +1,82 @@
+"""The HTTP port against callers who are slow, rude, or elsewhere."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from convserve.server import http as ours
+
+
+@contextmanager
+def serving(host: str = "127.0.0.1") -> Iterator[int]:
+    """A server that is ready. Gives its port."""
+    server = ours.HttpServer(host, 0, CollectorRegistry(), lambda: True)
+    server.start()
+    try:
+        yield server.port
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(("host", "seen_from"), [("[::1]", "::1"), ("[::]", "::1"), ("[::]", "127.0.0.1")])
+def test_addresses_of_version_6(host: str, seen_from: str) -> None:
+    """They are written in brackets, as gRPC wants them; `[::]` is every address of both versions."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("NOT CHECKED: this machine has no IPv6")
+    with serving(host) as port:
+        connection = http.client.HTTPConnection(seen_from, port, timeout=20)
+        connection.request("GET", "/livez")
+        assert connection.getresponse().read() == b"ok\n"
+        connection.close()
+
+
+def test_head_is_get_without_the_body() -> None:
+    """Some load balancers probe with it."""
+    with serving() as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("HEAD", "/readyz")
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Content-Length"), answer.read()) == (200, "3", b"")
+        connection.close()
+
+
+def test_who_asks_a_byte_at_a_time_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte is in time for the socket; the request as a whole is not, and would hold a thread for days."""
+    monkeypatch.setattr(ours, "_SECONDS_TO_ASK", 0.4)
+    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=0.1) as slow:
+        for _ in range(200):
+            try:
+                slow.sendall(b"x")
+                if slow.recv(100) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        else:
+            pytest.fail("the connection stayed open")
+
+
+def test_who_hangs_up_leaves_nothing_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """A traceback on stderr would be no line of the log, and anybody could write as many as he likes."""
+    with serving() as port:
+        for request in (b"GET /liv", b"GET /livez HTTP/1.0\r\n\r\n"):
+            rude = socket.create_connection(("127.0.0.1", port), timeout=20)
+            rude.sendall(request)
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            rude.close()
+        for thread in threading.enumerate():
+            if "process_request" in thread.name:
+                thread.join(20)
+    assert capfd.readouterr().err == ""
