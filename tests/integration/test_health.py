@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from convserve.server.health import _Servicer
 from support.server import ServerProcess, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -23,6 +26,46 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def server(repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     with serving(repository, tmp_path) as running:
         yield running
+
+
+SETTINGS, HEADERS, DATA, PING = 4, 1, 0, 6
+ACK = END_STREAM = 1
+END_HEADERS = 4
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+WATCH = b"".join(
+    b"\0" + bytes((len(key),)) + key + bytes((len(value),)) + value  # a literal of HPACK, not indexed
+    for key, value in {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": b"/grpc.health.v1.Health/Watch",
+        b":authority": b"here",
+        b"te": b"trailers",
+        b"content-type": b"application/grpc",
+    }.items()
+)
+
+
+class Context:
+    """What Watch needs of a call."""
+
+    def __init__(self) -> None:
+        self.leave: Any = None
+
+    def add_callback(self, callback: Any) -> bool:
+        self.leave = callback
+        return True
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def cancel(self) -> None:
+        """Nobody does."""
 
 
 def watch(channel: grpc.Channel, name: str) -> Any:
@@ -56,6 +99,44 @@ def test_unknown_names(server: ServerProcess) -> None:
         stream = watch(channel, "other")
         assert next(stream).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         stream.cancel()
+
+
+def test_a_long_name_is_answered_all_the_same(server: ServerProcess) -> None:
+    """A status that quotes all of it would be larger than a client takes, and arrive as something else."""
+    with grpc.insecure_channel(server.target) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x" * 100_000))
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_names_that_were_watched_are_forgotten() -> None:
+    """Whoever watches chooses the name, of megabytes if he likes; it stays as long as he does."""
+    servicer = _Servicer()
+    contexts = [Context(), Context()]
+    for context in contexts:
+        servicer.Watch(health_pb2.HealthCheckRequest(service="made up"), context, lambda _: None)  # type: ignore[arg-type]
+    contexts[0].leave()
+    assert list(servicer._watchers) == ["made up"]
+    contexts[1].leave()
+    assert servicer._watchers == {}
+
+
+def test_who_watches_and_never_reads_keeps_nobody_from_watching(server: ServerProcess) -> None:
+    """Flow control lets a caller accept not a single byte; what is sent to him waits, and so would the threads."""
+    with socket.create_connection(("127.0.0.1", server.ready["grpc_port"]), timeout=30) as deaf:
+        deaf.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
+        assert deaf.recv(9)  # the server's settings, which it sends when it has ours
+        deaf.sendall(frame(SETTINGS, ACK, 0, b""))
+        for number in range(1, 81, 2):
+            deaf.sendall(frame(HEADERS, END_HEADERS, number, WATCH) + frame(DATA, END_STREAM, number, bytes(5)))
+        deaf.sendall(frame(PING, 0, 0, bytes(8)))
+        received = b""
+        while frame(PING, ACK, 0, bytes(8)) not in received:
+            received += deaf.recv(4096)
+        with grpc.insecure_channel(server.target) as channel:
+            stream = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+            assert next(stream).status == SERVING
+            stream.cancel()
 
 
 def test_watchers_that_come_and_go_during_a_drain_stop_nothing(repository: Path, tmp_path: Path) -> None:

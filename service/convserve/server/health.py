@@ -16,12 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from convserve.clock import monotonic
+
 SERVICE = "grpc.health.v1.Health"
 FILE = health_pb2.DESCRIPTOR
 
 _Send = Callable[[health_pb2.HealthCheckResponse | None], None]
-_SENDERS = 4
-"""Threads that send to watchers; one that does not read holds one of them."""
+_SENDERS = 8
+"""Threads that send to watchers; one that does not read holds one of them, until nobody has patience any more."""
+_PATIENCE_SECONDS = 2.0
+"""How long a watcher may take to receive a few bytes. Then its connection's watches end, or a handful of callers who
+never read would keep everybody else from learning anything."""
+_NAME_LENGTH = 100
+"""Characters of an unknown name that an error quotes; a status that is too large does not arrive."""
 
 
 class Health:
@@ -58,8 +65,10 @@ class Health:
 class _Watcher:
     """One Watch call: what it still has to be sent, and whether somebody is sending."""
 
-    def __init__(self, send: _Send) -> None:
+    def __init__(self, send: _Send, peer: str, cancel: Callable[[], object]) -> None:
         self.send = send
+        self.peer = peer
+        self.cancel = cancel
         self.waiting: list[health_pb2.HealthCheckResponse | None] = []
         self.sending = False
 
@@ -73,6 +82,8 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has
         self._watchers: dict[str, set[_Watcher]] = {}
         self._closed = False
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="health")
+        self._sending: dict[_Watcher, float] = {}
+        self._timer: threading.Timer | None = None
 
     def set(self, name: str, *, serving: bool) -> None:
         """Change a status and tell its watchers."""
@@ -99,14 +110,15 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has
         with self._lock:
             status = self._statuses.get(request.service)
         if status is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"no service or model is called {request.service!r}")
+            name = request.service if len(request.service) <= _NAME_LENGTH else f"{request.service[:_NAME_LENGTH]}…"
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no service or model is called {name!r}")
         return health_pb2.HealthCheckResponse(status=status)
 
     def Watch(  # noqa: N802  # the name of the method
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: _Send
     ) -> None:
         """Tell a status now and whenever it changes. Holds no thread of the server while nothing changes."""
-        watcher = _Watcher(send_response_callback)
+        watcher = _Watcher(send_response_callback, context.peer(), context.cancel)
         unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         with self._lock:
             self._watchers.setdefault(request.service, set()).add(watcher)
@@ -117,7 +129,10 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has
 
         def forget() -> None:
             with self._lock:
-                self._watchers[request.service].discard(watcher)
+                watchers = self._watchers.get(request.service, set())
+                watchers.discard(watcher)
+                if not watchers:  # whoever watches chooses the name: none may stay for ever
+                    self._watchers.pop(request.service, None)
 
         if not context.add_callback(forget):
             forget()
@@ -140,4 +155,28 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has
                     watcher.sending = False
                     return
                 response = watcher.waiting.pop(0)
-            watcher.send(response)
+                self._sending[watcher] = monotonic()
+                self._look_again()
+            try:
+                watcher.send(response)
+            finally:
+                with self._lock:
+                    del self._sending[watcher]
+
+    def _look_again(self) -> None:
+        """Have somebody look, after a while, whether what is being sent arrives. Called with the lock held."""
+        if self._timer is None and self._sending:
+            self._timer = threading.Timer(_PATIENCE_SECONDS, self._end_deaf)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end_deaf(self) -> None:
+        """End the watches of connections that do not read."""
+        with self._lock:
+            long_ago = monotonic() - _PATIENCE_SECONDS
+            deaf = {watcher.peer for watcher, since in self._sending.items() if since <= long_ago}
+            ended = [one for watchers in self._watchers.values() for one in watchers if one.peer in deaf]
+            self._timer = None
+            self._look_again()
+        for watcher in ended:
+            watcher.cancel()
