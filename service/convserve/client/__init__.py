@@ -8,7 +8,7 @@ A call walks down this package::
         calls.py       connections, deadlines, repetitions
 
     images.py requests.py     images -> requests
-    coalescing.py             pure: which images travel together, and who has failed
+    coalescing.py splitting.py    pure: which images travel together, and whom a failure concerns
     retry.py connections.py   pure: which RPC is repeated when, and over which connection
     settings.py security.py tracing.py process.py    options, TLS and tokens, trace context, forks
     replies.py results.py     replies -> what callers get
