@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")
 
+_QUIET_NAPS = 10
+
 DRAINING = "the server is shutting down; try another one"
 
 
@@ -170,6 +172,9 @@ class Guard:
 
         gRPC answers a call that reaches a server in the moment of its shutdown with CANCELLED, which no client retries.
         Callers who were told UNAVAILABLE look elsewhere, so that the moment comes when nobody is calling any more.
+
+        The while is counted in naps, not by the clock: on a machine so busy that this thread oversleeps, callers who
+        are still on their way are late as well.
         """
         self._draining = True
         with self._lock:
@@ -177,9 +182,11 @@ class Guard:
         for end in streams:
             end()
         give_up = monotonic() + at_most_seconds
-        self._last_refused = monotonic()
-        while monotonic() < min(give_up, self._last_refused + quiet_seconds):
-            time.sleep(quiet_seconds / 10)
+        quiet_naps = 0
+        while quiet_naps < _QUIET_NAPS and monotonic() < give_up:
+            last_refused = self._last_refused
+            time.sleep(quiet_seconds / _QUIET_NAPS)
+            quiet_naps = quiet_naps + 1 if self._last_refused == last_refused else 0
 
     def waiting(self, method: Unary[Q]) -> grpc.RpcMethodHandler[Q, bytes]:
         """An inference method whose answer comes later: the call's thread waits for it, no longer than the deadline.
