@@ -61,7 +61,7 @@ def _over_time(axes: Axes, run: Run) -> None:
     _log(axes.yaxis)
     axes.set_xlabel("second of the measured time")
     axes.set_ylabel("milliseconds")
-    axes.legend(loc="upper right", fontsize=7, ncols=3)
+    _legend(axes)
 
 
 def _percentiles(axes: Axes, run: Run) -> None:
@@ -81,7 +81,7 @@ def _percentiles(axes: Axes, run: Run) -> None:
     for one in run.goals.slos:
         axes.plot(1 / (1 - one.percentile), one.seconds * 1e3, "x", color=_RED, markersize=9, label=f"SLO {one}")
     if run.goals.slos:
-        axes.legend(loc="upper left", fontsize=7)
+        _legend(axes)
     axes.set_xlabel("share of all requests, failed ones counted as slowest")
     axes.set_ylabel("milliseconds")
 
@@ -98,7 +98,7 @@ def _by_rate(axes: Axes, runs: Sequence[Run]) -> None:
     _log(axes.yaxis)
     axes.set_xlabel("answered requests per second")
     axes.set_ylabel("milliseconds")
-    axes.legend(loc="upper left", fontsize=7)
+    _legend(axes)
 
 
 def _parts(axes: Axes, run: Run) -> None:
@@ -118,7 +118,7 @@ def _parts(axes: Axes, run: Run) -> None:
     _log(axes.yaxis)
     axes.set_xlabel("percentile of each part by itself")
     axes.set_ylabel("milliseconds")
-    axes.legend(loc="upper left", fontsize=7)
+    _legend(axes)
 
 
 def _outcomes(axes: Axes, run: Run) -> None:
@@ -135,7 +135,12 @@ def _outcomes(axes: Axes, run: Run) -> None:
         bottom = [low + count for low, count in zip(bottom, counts, strict=True)]
     axes.set_xlabel("second of the measured time")
     axes.set_ylabel("requests")
-    axes.legend(loc="lower right", fontsize=7)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Below the picture: inside, it would hide what lies in its corner, and all of them matter."""
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=5, fontsize=7, frameon=False, borderaxespad=0)
 
 
 def _log(axis: Axis) -> None:
