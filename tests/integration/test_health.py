@@ -157,7 +157,7 @@ def test_watchers_that_come_and_go_during_a_drain_stop_nothing(repository: Path,
             watchers = [threading.Thread(target=come_and_go) for _ in range(6)]
             for watcher in watchers:
                 watcher.start()
-            assert server.stop(20) == 0
+            assert server.stop(60) == 0
             stop.set()
             for watcher in watchers:
                 watcher.join()
