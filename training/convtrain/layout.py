@@ -37,6 +37,8 @@ class Row:
 
     name: str
     """Such as `conv 3×3` or `logits`."""
+    details: str
+    """What makes it other than a plain one of its kind, such as `stride 2, batch norm, relu`; often empty."""
     shape: Shape
     """Shape of the output."""
     parameters: int
@@ -50,6 +52,11 @@ class Row:
 def pair(size: Size) -> tuple[int, int]:
     """(height, width) of a size."""
     return (size, size) if isinstance(size, int) else size
+
+
+def step_of(pool: Pool) -> Size:
+    """Step of a pooling's window."""
+    return pool.size if pool.strides is None else pool.strides
 
 
 def output_length(length: int, window: int, stride: int, padding: Padding, dilation: int = 1) -> int:
@@ -67,7 +74,10 @@ def lay_out(architecture: Architecture, spec: InputSpec, classes: int) -> list[R
     """
     for name, values in (("mean", architecture.normalization.mean), ("std", architecture.normalization.std)):
         if isinstance(values, tuple) and len(values) != spec.channels:
-            raise ArchitectureError(f"normalization.{name} has {len(values)} values, images {spec.channels} channels")
+            raise ArchitectureError(
+                f"normalization.{name} has {len(values)} values, images {spec.channels} channels; give one number, "
+                "or one for each channel"
+            )
     if 0 in _values(architecture.normalization.std):
         raise ArchitectureError("normalization.std is 0; nothing can be divided by it")
     rows: list[Row] = []
@@ -76,7 +86,7 @@ def lay_out(architecture: Architecture, spec: InputSpec, classes: int) -> list[R
         rows.extend(walk.rows(layer, f"layer {number}"))
     walk.where = "the last dense layer (logits)"
     walk.need_flat()
-    rows.append(Row("logits", (classes,), (walk.shape[0] + 1) * classes, walk.shape[0] * classes, None))
+    rows.append(Row("logits", "", (classes,), (walk.shape[0] + 1) * classes, walk.shape[0] * classes, None))
     return rows
 
 
@@ -85,9 +95,9 @@ def layer_name(layer: Layer) -> str:
     tag = str(layer.__struct_config__.tag)
     match layer:
         case Conv() | SeparableConv() | Whiten():
-            return f"{tag} {'×'.join(map(str, pair(layer.kernel_size)))}"
+            return f"{tag} {_window(layer.kernel_size)}"
         case Pool():
-            return f"{layer.kind} pool {'×'.join(map(str, pair(layer.size)))}"
+            return f"{layer.kind} pool {_window(layer.size)}"
         case GlobalPool():
             return f"global {layer.kind} pool"
         case Activate():
@@ -115,8 +125,12 @@ class _Walk:
         inner = [row for number, one in enumerate(layer.layers, 1) for row in self.rows(one, f"{place}, its {number}")]
         self.where = f"{place} ({layer_name(layer)})"
         if self.shape != before:
-            raise self._error(f"that cannot be added to its input, which is {'×'.join(map(str, before))}", "output")
-        return [*inner, Row(layer_name(layer), self.shape, 0, 0, self._field)]
+            raise self._error(
+                f"that cannot be added to its input, which is {'×'.join(map(str, before))}; let the layers inside keep "
+                f"the size, and the last one have {before[2]} filters",
+                "output",
+            )
+        return [*inner, Row(layer_name(layer), _details(layer), self.shape, 0, 0, self._field)]
 
     def _row(self, layer: Layer) -> Row:
         parameters = multiply_adds = 0
@@ -127,7 +141,7 @@ class _Walk:
                 parameters, multiply_adds = self._whiten(layer)
             case Pool():
                 size = pair(layer.size)
-                self._slide(size, pair(layer.strides or layer.size), layer.padding, (1, 1))
+                self._slide(size, pair(step_of(layer)), layer.padding, (1, 1))
             case GlobalPool():
                 self.need_map()
                 self.shape, self._field = self.shape[2:], None
@@ -143,12 +157,12 @@ class _Walk:
                 parameters = 4 * self.shape[-1]
             case Activate() | Dropout():
                 pass
-        return Row(layer_name(layer), self.shape, parameters, multiply_adds, self._field)
+        return Row(layer_name(layer), _details(layer), self.shape, parameters, multiply_adds, self._field)
 
     def need_map(self) -> None:
         """Refuse a layer that needs a map where there is a flat vector."""
         if len(self.shape) != 3:
-            raise self._error("it needs a map of height, width and channels; put it before the Flatten or global pool")
+            raise self._error("it needs a map of height, width and channels; put it before the flatten or global pool")
 
     def need_flat(self) -> None:
         """Refuse a layer that needs a flat vector where there is a map."""
@@ -172,6 +186,7 @@ class _Walk:
             weights = math.prod(kernel) * channels * layer.filters
         self.shape = (*self.shape[:2], layer.filters)
         if isinstance(layer, Conv) and layer.pool > 1:
+            self.where = f"{self.where}, its pool"
             self._slide(pair(layer.pool), pair(layer.pool), "valid", (1, 1))
         return weights + (4 if layer.batch_norm else 1) * layer.filters, weights * places
 
@@ -190,15 +205,22 @@ class _Walk:
         """Move a window over the map."""
         self.need_map()
         if min(*window, *strides, *dilation) < 1:
-            raise self._error(f"sizes are at least 1, here are {window}, {strides} and {dilation}")
+            raise self._error(
+                f"sizes are at least 1; here the window is {_window(window)}, its step {_window(strides)}, "
+                f"its dilation {_window(dilation)}"
+            )
         height, width = (
             output_length(length, size, stride, padding, spread)
             for length, size, stride, spread in zip(self.shape[:2], window, strides, dilation, strict=True)
         )
+        reach = [spread * (size - 1) for size, spread in zip(window, dilation, strict=True)]
         if min(height, width) < 1:
-            raise self._error("the window is larger than the map; use padding 'same', a smaller window, or fewer pools")
+            covered = f"{reach[0] + 1}×{reach[1] + 1}"
+            raise self._error(
+                f"the window is larger than the map, it covers {covered}; use padding 'same', a smaller window, or "
+                "fewer pools and strides before it"
+            )
         if self._field is not None:
-            reach = [spread * (size - 1) for size, spread in zip(window, dilation, strict=True)]
             self._field = (self._field[0] + reach[0] * self._step[0], self._field[1] + reach[1] * self._step[1])
             self._step = (self._step[0] * strides[0], self._step[1] * strides[1])
         self.shape = (height, width, self.shape[2])
@@ -206,6 +228,37 @@ class _Walk:
     def _error(self, reason: str, end: str = "input") -> ArchitectureError:
         shape = "×".join(map(str, self.shape))
         return ArchitectureError(f"{self.where}: its {end} is {shape}; {reason}")
+
+
+def _details(layer: Layer) -> str:
+    parts: list[str] = []
+    match layer:
+        case Conv() | SeparableConv():
+            parts += [layer.padding] if layer.padding != "same" else []
+            parts += [f"stride {_size(layer.strides)}"] if max(pair(layer.strides)) > 1 else []
+            parts += [f"dilation {_size(layer.dilation_rate)}"] if max(pair(layer.dilation_rate)) > 1 else []
+            parts += [f"pool {layer.pool}"] if isinstance(layer, Conv) and layer.pool > 1 else []
+        case Pool():
+            parts += [f"stride {_size(step_of(layer))}"] if step_of(layer) != layer.size else []
+            parts += [layer.padding] if layer.padding != "valid" else []
+        case Dropout():
+            parts.append(f"{layer.rate:g}")
+    if isinstance(layer, Conv | SeparableConv | Dense) and layer.batch_norm:
+        parts.append("batch norm")
+    if isinstance(layer, Conv | SeparableConv | Dense | Whiten | Residual) and layer.activation != "linear":
+        parts.append(layer.activation)
+    if isinstance(layer, Conv | SeparableConv | Dense) and layer.l2:
+        parts.append(f"L2 {layer.l2:g}")
+    return ", ".join(parts)
+
+
+def _window(size: Size) -> str:
+    return "×".join(map(str, pair(size)))
+
+
+def _size(size: Size) -> str:
+    height, width = pair(size)
+    return str(height) if height == width else _window(size)
 
 
 def _values(number: float | Sequence[float]) -> Sequence[float]:

@@ -29,8 +29,7 @@ from convtrain.architectures import (
     Whiten,
 )
 from convtrain.config import Precision
-from convtrain.errors import ArchitectureError
-from convtrain.layout import lay_out, pair
+from convtrain.layout import lay_out, pair, step_of
 
 WHITEN_NAME = "whiten"
 """Name of the layer whose filters come from the training images."""
@@ -66,15 +65,13 @@ def build_for_training(
         spec: shape of one image.
         classes: number of labels.
         precision: what the layers but the last compute in; weights and outputs are float32 either way.
-        any_size: take images of any height and width.
+        any_size: take images of any height and width, which `Preset.check` allows.
 
     Raises:
-        ArchitectureError: the layers do not fit together, or fit one size of images alone.
+        ArchitectureError: the layers do not fit together.
         MissingExtraError: TensorFlow is not installed.
     """
     lay_out(architecture, spec, classes)
-    if any_size and not any(isinstance(layer, GlobalPool) for layer in architecture.layers):
-        raise ArchitectureError('progressive_resizing needs {layer = "global_pool"}: flatten fits one size of images')
     shape = (None, None, spec.channels) if any_size else spec.shape
     with _precision(precision):
         return _assemble(architecture, shape, classes, 1.0, layers.fast_batch_normalization())
@@ -167,7 +164,7 @@ class _Builder:
                 return _activate(make.Add()([x, inner]), layer.activation)
             case Pool():
                 pool = make.MaxPooling2D if layer.kind == "max" else make.AveragePooling2D
-                return pool(pair(layer.size), pair(layer.strides or layer.size), layer.padding)(x)
+                return pool(pair(layer.size), pair(step_of(layer)), layer.padding)(x)
             case GlobalPool():
                 pool = make.GlobalMaxPooling2D if layer.kind == "max" else make.GlobalAveragePooling2D
                 return pool()(x)

@@ -18,10 +18,16 @@ def resize(images: Images, scale: float) -> Images:
     if scale == 1.0:
         return images
     _, height, width, _ = images.shape
-    rows, columns = weights(height, round(scale * height)), weights(width, round(scale * width))
+    smaller = scaled((height, width), scale)
+    rows, columns = weights(height, smaller[0]), weights(width, smaller[1])
     return np.concatenate(
         [_resize(images[i : i + CHUNK], rows, columns) for i in range(0, len(images), CHUNK)],
     )
+
+
+def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width of a scaled image, in whole pixels, at least 1."""
+    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
 
 def _resize(images: Images, rows: npt.NDArray[np.float32], columns: npt.NDArray[np.float32]) -> Images:

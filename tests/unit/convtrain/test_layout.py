@@ -85,8 +85,16 @@ def test_output_length(length: int, window: int, stride: int, padding: Padding, 
         ((Conv(filters=4, strides=2, dilation_rate=2),), r"strides \(2, 2\) and dilation_rate \(2, 2\) exclude"),
         ((SeparableConv(filters=4, strides=(1, 2)),), "takes the same in both directions"),
         ((Pool(size=16), Conv(filters=4, padding="valid")), r"layer 2 .* input is 2×2×3; the window is larger"),
-        ((Conv(filters=4, kernel_size=0),), "sizes are at least 1"),
-        ((Conv(filters=4, pool=64), Flatten()), r"layer 1 \(conv 3×3\): its input is 32×32×4; the window is larger"),
+        ((Conv(filters=4, kernel_size=0),), "sizes are at least 1; here the window is 0×0"),
+        ((Pool(strides=0),), "its step 0×0"),
+        (
+            (Pool(size=8), Conv(filters=4, dilation_rate=2, padding="valid")),
+            r"layer 2 \(conv 3×3\): its input is 4×4×3; the window is larger than the map, it covers 5×5; use padding",
+        ),
+        (
+            (Conv(filters=4, pool=64), Flatten()),
+            r"layer 1 \(conv 3×3\), its pool: its input is 32×32×4; .* covers 64×64",
+        ),
         (
             (Pool(), Whiten()),
             r"layer 2 \(whiten 2×2\): its input is 16×16×3; its filters are computed from pixels; put",
@@ -94,7 +102,7 @@ def test_output_length(length: int, window: int, stride: int, padding: Padding, 
         ((Residual(layers=(Whiten(),)),), r"layer 1, its 1 \(whiten 2×2\): .* put it first"),
         (
             (Conv(filters=4), Residual(layers=(Conv(filters=8), Conv(filters=8)))),
-            r"layer 2 \(residual\): its output is 32×32×8; that cannot be added to its input, which is 32×32×4",
+            r"layer 2 \(residual\): its output is 32×32×8; .* its input, which is 32×32×4; .* 4 filters",
         ),
         ((Residual(layers=(Conv(filters=3), Flatten())),), r"layer 1 \(residual\): its output is 3072; that cannot"),
         ((Flatten(), Residual(layers=())), r"layer 2 \(residual\): its input is 3072; it needs a map"),
@@ -104,6 +112,27 @@ def test_layers_that_do_not_fit_are_refused(layers: tuple[Layer, ...], why: str)
     """The message names the layer, the shape there, and a way out."""
     with pytest.raises(ArchitectureError, match=why):
         rows(*layers)
+
+
+def test_a_row_says_what_makes_a_layer_other_than_a_plain_one() -> None:
+    """Strides, dilation and the like change shapes and counts: they stand beside them."""
+    found = rows(
+        Conv(filters=4, strides=(2, 1), padding="valid"),
+        Conv(filters=4, dilation_rate=2, batch_norm=True, activation="linear", pool=2),
+        Pool(strides=1),
+        Dropout(rate=0.25),
+        GlobalPool(),
+        Dense(units=3, l2=0.001),
+    )
+    assert [row.details for row in found] == [
+        "valid, stride 2×1, relu",
+        "dilation 2, pool 2, batch norm",
+        "stride 1",
+        "0.25",
+        "",
+        "relu, L2 0.001",
+        "",
+    ]
 
 
 def test_a_pool_inside_a_convolution_spares_what_comes_after_it() -> None:

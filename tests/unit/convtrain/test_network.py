@@ -111,14 +111,11 @@ def test_what_is_trained_has_the_weights_of_what_is_exported(name: str) -> None:
     assert not np.array_equal(found, expected)  # bfloat16 it was
 
 
-def test_images_of_any_size_need_a_global_pool() -> None:
-    """Flattening fits one size; the message says what to use instead."""
+def test_with_a_global_pool_images_may_have_any_size() -> None:
+    """Progressive resizing trains one network on several."""
     pooled = Architecture(layers=(Conv(filters=4), GlobalPool()))
     model = network.build_for_training(pooled, SPEC, 4, precision="float32", any_size=True)
     assert model(np.zeros((2, 9, 11, 3), np.uint8))["logits"].shape == (2, 4)
-    flat = Architecture(layers=(Conv(filters=4), Flatten()))
-    with pytest.raises(ArchitectureError, match=r"progressive_resizing needs .*global_pool"):
-        network.build_for_training(flat, SPEC, 4, precision="float32", any_size=True)
 
 
 def test_precision_is_nobody_elses() -> None:

@@ -89,21 +89,52 @@ def changed(old: str, new: str) -> str:
     [
         ("= 3", r"mine\.toml: not valid TOML"),
         ('base = "nothing"', r"mine\.toml: base is 'nothing'; there are mnist, "),
-        ('model = "x"', r"mine\.toml: Object missing required field `dataset`"),
-        (changed("epochs = 5", "epoch = 5"), r"unknown field `epoch` - at `\$\.training`"),
-        (changed("rate = 0.3", "rate = 1.5"), r"layer 5 \(dropout\); It takes rate"),
+        ('model = "x"', r"mine\.toml: the key 'dataset' is missing"),
+        ('base = ["x"]', r"mine\.toml: base is \['x'\]; there are mnist, "),
+        (changed("model =", "modle ="), r"mine\.toml: there is no key 'modle'; did you mean model\? there are name, "),
+        (
+            changed("epochs = 5", "epoch = 5"),
+            r"training: there is no key 'epoch'; did you mean epochs\? there are epochs, batch_size, ",
+        ),
+        (changed("batch_size = 16", "batch_size = 0"), r"training: batch_size is 0; wanted is a whole number >= 1"),
+        (
+            changed('name = "sgd"', 'name = "sdg"'),
+            r"training\.optimizer: name is 'sdg'; did you mean sgd\? there are adam, sgd, muon",
+        ),
+        (
+            changed('name = "sgd", learning', 'name = "sgd", momentm = 0.5, learning'),
+            r"training\.optimizer: there is no key 'momentm'; did you mean momentum\? there are learning_rate, m",
+        ),
+        (changed("rate = 0.3", "rate = 1.5"), r"layer 5 \(dropout\): rate is 1\.5; wanted is a number < 1"),
+        (changed("filters = 16", "filters = -16"), r"layer 3 \(separable_conv\): filters is -16; wanted is a whole "),
+        (changed('"valid"', '"full"'), r"layer 1 \(conv\): padding is 'full'; there are same, valid"),
+        (changed('{layer = "flatten"}', '"flatten"'), r"layer 6: 'flatten'; wanted is a table"),
+        (changed('layer = "flatten"', "units = 3"), r"layer 6: the key 'layer' is missing; there are conv, separable_"),
         (
             changed("kernel_size = [3, 5]", "kernel_sise = 3"),
-            r"layer 1 \(conv\); did you mean kernel_size\? It",
+            r"layer 1 \(conv\): there is no key 'kernel_sise'; did you mean kernel_size\? there are filters, ",
         ),
-        (changed('"separable_conv"', '"seperable"'), r"layer 3; layers are conv, separable_conv, "),
+        (changed('"separable_conv"', '"seperable"'), r"layer is 'seperable'; did you mean separable_conv\? there"),
         (
             changed('{layer = "pool", size = 2}', '{layer = "residual", layers = [{layer = "conv", filter = 16}]}'),
-            r"layer 4\.1 \(conv\); did you mean filters\?",
+            r"layer 4, its 1 \(conv\): there is no key 'filter'; did you mean filters\?",
         ),
         (changed("batch_norm = true", "strides = 2"), r"layer 2 \(conv 3×3\): .* exclude each other; leave one at 1"),
         (changed('    {layer = "flatten"},\n', ""), r"layer 6 \(dense\): its input is \d+×\d+×16; .*flatten"),
-        (changed("size = 2}", "size = 30}"), r"layer 4 \(max pool 30×30\): .* the window is larger than the map; use"),
+        (
+            changed("epochs = 5", "epochs = 5\nprogressive_resizing = [{until = 0.5, scale = 0.5}]"),
+            r"progressive_resizing needs \{layer = \"global_pool\"\}: flatten fits one size",
+        ),
+        (
+            changed("epochs = 5", "epochs = 5\nprogressive_resizing = [{until = 0.5, scale = 0.1}]").replace(
+                '"flatten"', '"global_pool"'
+            ),
+            r"scale 0\.1 makes images of 5×4: layer 1 \(conv 3×5\): its input is 5×4×3; the window is larger",
+        ),
+        (
+            changed("size = 2}", "size = 30}"),
+            r"layer 4 \(max pool 30×30\): .* the window is larger than the map, it covers 30×30; ",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(text: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +163,7 @@ def test_a_file_is_described_like_a_preset(tmp_path: Path, capsys: pytest.Captur
     layers = json.loads(capsys.readouterr().out)["layers"]
     assert layers[0] == {
         "name": "conv 3×5",
+        "details": "valid, stride 2, elu, L2 0.001",
         "shape": [23, 18, 8],
         "parameters": 3 * 5 * 3 * 8 + 8,
         "multiply_adds": 3 * 5 * 3 * 8 * 23 * 18,

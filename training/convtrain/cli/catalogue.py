@@ -40,15 +40,16 @@ def describe(options: argparse.Namespace, _: Sequence[str]) -> None:
         print(json.dumps({"layers": layers, "parameters": parameters, "multiply_adds": multiply_adds}))
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("layer")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("details")
     for name in ("output", "parameters", "multiply-adds", "sees pixels"):
-        table.add_column(name, justify="right")
-    table.add_row("image (uint8)", "×".join(map(str, preset.input.shape)), "", "", "1×1")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("image (uint8)", "", "×".join(map(str, preset.input.shape)), "", "", "1×1")
     for row in rows:
         seen = "all" if row.receptive_field is None else "×".join(map(str, row.receptive_field))
         shape = "×".join(map(str, row.shape))
-        table.add_row(row.name, shape, f"{row.parameters:,}", f"{row.multiply_adds:,}", seen)
-    table.add_row("total", "", f"{parameters:,}", f"{multiply_adds:,}", "")
+        table.add_row(row.name, row.details, shape, f"{row.parameters:,}", f"{row.multiply_adds:,}", seen)
+    table.add_row("total", "", "", f"{parameters:,}", f"{multiply_adds:,}", "")
     Console().print(table)
 
 

@@ -22,7 +22,6 @@ from convtrain.errors import PresetError
 from convtrain.evaluate import Evaluation
 from convtrain.export import ExportRecord
 from convtrain.history import History
-from convtrain.layout import lay_out
 from convtrain.pipeline import Pipeline
 from convtrain.presets import FOR_FOLDERS, Preset, find
 from convtrain.progress import console
@@ -130,7 +129,7 @@ def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[
             yield pipeline
         return
     preset = _preset(options)
-    lay_out(preset.architecture, preset.input, classes=2)  # what does not fit is refused before the data are read
+    preset.check()  # what does not fit is refused before the data are read
     backend.require()
     data = load_data(preset, options.data_dir, options.limit, check_digests=not options.skip_digest_check)
     record = RunRecord(

@@ -45,10 +45,16 @@ def load(path: Path | None, cache: Path, *, check_digests: bool = True) -> Datas
     if not path.is_dir():
         return _load_archive(path, check_digests=check_digests)
     if not (path / "train").is_dir():
-        raise DatasetError(f"{path}: holds neither {ARCHIVE} nor the folders train/ and test/")
+        raise DatasetError(
+            f"{path}: holds neither {ARCHIVE} nor the folders train/ and test/ (--dataset folder takes images of "
+            "your own)"
+        )
     dataset = folder.load(path, "cifar10", INPUT, DecodePolicy(), cache, note=_folder_note(path))
     if dataset.labels != LABELS:
-        raise DatasetError(f"{path}: the labels are {', '.join(dataset.labels)}; CIFAR-10's are {', '.join(LABELS)}")
+        raise DatasetError(
+            f"{path}: the labels are {', '.join(dataset.labels)}; CIFAR-10's are {', '.join(LABELS)} "
+            "(--dataset folder takes images of your own)"
+        )
     return dataset
 
 

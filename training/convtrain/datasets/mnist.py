@@ -72,7 +72,8 @@ def _read_idx(directory: Path, name: str, dimensions: int) -> npt.NDArray[np.uin
         if candidate.exists():
             return idx.read(candidate, dimensions)
     raise DatasetError(
-        f"{directory / name}: there is no such file, nor {name}.gz; MNIST is the four IDX files or mnist.npz"
+        f"{directory / name}: there is no such file, nor {name}.gz; MNIST is the four IDX files or mnist.npz "
+        "(--dataset folder takes images of your own)"
     )
 
 

@@ -23,21 +23,17 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
-from convtrain.architectures import Layer
 from convtrain.errors import ArchitectureError, PresetError
-from convtrain.layout import lay_out
+from convtrain.presets.explanation import explain
 from convtrain.presets.preset import Preset
 
-_LAYERS = {str(kind.__struct_config__.tag): kind for kind in get_args(Layer)}
 _TAGGED = "name"
 """Key that tells one kind of optimizer from another; keys of one kind mean nothing to another."""
 
@@ -62,15 +58,15 @@ def read(path: Path, presets: Mapping[str, Preset]) -> Preset:
     fields = {"name": path.stem, "summary": f"from {path.name}", **fields}
     base = fields.pop("base", None)
     if base is not None:
-        if base not in presets:
+        if not isinstance(base, str) or base not in presets:
             raise PresetError(f"{path}: base is {base!r}; there are {', '.join(presets)}")
         fields = _merged(msgspec.to_builtins(presets[base]), fields)
     try:
         preset = msgspec.convert(fields, Preset)
     except msgspec.ValidationError as error:
-        raise PresetError(f"{path}: {error}{_hint(str(error), fields)}") from error
+        raise PresetError(f"{path}: {explain(error, fields, Preset)}") from error
     try:
-        lay_out(preset.architecture, preset.input, classes=2)
+        preset.check()
     except ArchitectureError as error:
         raise ArchitectureError(f"{path}: {error}") from error
     return preset
@@ -90,23 +86,3 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
-
-
-def _hint(message: str, fields: dict[str, Any]) -> str:
-    """What fits at the place of an error in a layer."""
-    place = re.search(r"\$\.architecture((?:\.layers\[\d+\])+)", message)
-    if place is None:
-        return ""
-    layer = fields["architecture"]
-    numbers = [int(number) for number in re.findall(r"\d+", place[1])]  # several for a layer inside a residual
-    for number in numbers:
-        layer = layer["layers"][number]
-    where = ".".join(str(number + 1) for number in numbers)
-    tag = layer.get("layer")
-    if tag not in _LAYERS:
-        return f": layer {where}; layers are {', '.join(_LAYERS)}"
-    keys = list(_LAYERS[tag].__struct_fields__)
-    unknown = re.search(r"unknown field `(.*?)`", message)
-    near = difflib.get_close_matches(unknown[1], keys, n=1) if unknown else []
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f": layer {where} ({tag}); {meant}It takes {', '.join(keys)}"

@@ -7,10 +7,13 @@ from typing import Annotated, Any
 import msgspec
 
 from convserve.manifest import DecodePolicy, InputSpec
-from convtrain.architectures import Architecture
+from convtrain.architectures import Architecture, GlobalPool
 from convtrain.config import TrainingConfig
 from convtrain.datasets import DatasetKind
-from convtrain.errors import PresetError
+from convtrain.errors import ArchitectureError, PresetError
+from convtrain.layout import lay_out
+from convtrain.presets.explanation import explain
+from convtrain.resizing import scaled
 
 
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -52,4 +55,24 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         try:
             return msgspec.convert(fields, Preset)
         except msgspec.ValidationError as error:
-            raise PresetError(f"preset {self.name}: {error}") from error
+            raise PresetError(f"preset {self.name}: {explain(error, fields, Preset)}") from error
+
+    def check(self) -> None:
+        """Check that the layers fit together, at every size of images that training shows them.
+
+        Raises:
+            ArchitectureError: they do not; names the layer, the shape there, and a way out.
+        """
+        lay_out(self.architecture, self.input, classes=2)
+        for stage in self.training.progressive_resizing:
+            if not any(isinstance(layer, GlobalPool) for layer in self.architecture.layers):
+                raise ArchitectureError(
+                    'progressive_resizing needs {layer = "global_pool"}: flatten fits one size of images'
+                )
+            height, width = scaled((self.input.height, self.input.width), stage.scale)
+            try:
+                lay_out(self.architecture, InputSpec(height=height, width=width, channels=self.input.channels), 2)
+            except ArchitectureError as error:
+                raise ArchitectureError(
+                    f"progressive_resizing with scale {stage.scale:g} makes images of {height}×{width}: {error}"
+                ) from error
