@@ -16,12 +16,14 @@ from convserve.arrays import Images
 from convserve.manifest import INPUT_NAME
 from convtrain.errors import ExportError
 
-ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Elu", "Tanh", "Sigmoid", "HardSigmoid", "BatchNormalization"})
+ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Elu", "Tanh", "Sigmoid", "HardSigmoid"})
+WITHIN = frozenset({"MaxPool", "BatchNormalization", "Mul", "Add", "Sub"})
+"""What may lie between a convolution and its activation: a pool, and normalisation in one node or in several."""
 
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """What one convolution makes of images, after its activation."""
+    """What one convolution makes of images, after its activation and the pool that may lie before that."""
 
     name: str
     """Such as `convolution 1`."""
@@ -73,11 +75,8 @@ def compute(path: Path, images: Images, count: int = 2) -> list[FeatureMaps]:
 
 
 def _outputs_of_convolutions(graph: Any) -> list[str]:
-    """Tensors that leave a convolution and the activation right after it, in order."""
-    consumers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
+    """Tensors that leave a convolution and its activation, in order."""
+    links = _Links(graph)
     names = []
     for node in graph.node:
         if node.op_type != "Conv":
@@ -85,11 +84,50 @@ def _outputs_of_convolutions(graph: Any) -> list[str]:
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
         if groups > 1:
             continue  # the part of a separable convolution that sees one channel at a time
-        name = node.output[0]
-        while len(after := consumers.get(name, [])) == 1 and after[0].op_type in ACTIVATIONS:
-            name = after[0].output[0]
-        names.append(name)
+        names.append(links.activated(node.output[0]))
     return names
+
+
+class _Links:
+    """Which node makes a tensor, and which take it."""
+
+    def __init__(self, graph: Any) -> None:
+        self._constants = {tensor.name for tensor in graph.initializer}
+        self._producers = {name: node for node in graph.node for name in node.output}
+        self._consumers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._consumers.setdefault(name, []).append(node)
+
+    def activated(self, convolved: str) -> str:
+        """The tensor after a convolution's activation; the convolution's own where none follows."""
+        name = convolved
+        while True:
+            after = self._consumers.get(name, [])
+            if len(after) == 1 and after[0].op_type in ACTIVATIONS:
+                return str(after[0].output[0])
+            if len(after) == 2 and (gated := self._gated(name, after)):
+                return gated
+            if len(after) != 1 or after[0].op_type not in WITHIN or self._variable(after[0]) != [name]:
+                return convolved
+            name = after[0].output[0]
+
+    def _gated(self, name: str, after: list[Any]) -> str:
+        """The product of a tensor with a function of itself, as SiLU and GELU are written; empty if it is none."""
+        for node in after:
+            inputs = self._variable(node)
+            if node.op_type != "Mul" or len(inputs) != 2:
+                continue
+            factor = next((one for one in inputs if one != name), name)
+            while factor in self._producers and factor != name:
+                steps = self._variable(self._producers[factor])
+                factor = steps[0] if len(steps) == 1 else ""
+            if factor == name:
+                return str(node.output[0])
+        return ""
+
+    def _variable(self, node: Any) -> list[str]:
+        return [name for name in node.input if name not in self._constants]
 
 
 def _read(path: Path) -> Any:

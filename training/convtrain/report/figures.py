@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -43,6 +43,7 @@ STYLE: Any = {
     "ytick.color": QUIET,
     "legend.frameon": False,
 }
+Floats: TypeAlias = npt.NDArray[np.float64]
 MOST_LABELS = 25
 """Classes whose numbers fit into a confusion matrix that is read by eye."""
 
@@ -73,7 +74,7 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = len(labels)
     with mpl.rc_context(STYLE):
-        side = min(max(4.2, 0.56 * size + 1.4), 11)
+        side = min(max(3.6, 0.4 * size + 1.2), 11)
         figure = Figure(figsize=(side + 0.4, side), layout="constrained")
         axes = figure.subplots()
         axes.grid(visible=False)
@@ -102,25 +103,31 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
 
 
 def per_class(accuracy: dict[str, float], overall: float) -> str:
-    """Accuracy of each class, worst first, and of all."""
+    """Accuracy of each class, worst first, and how far it is from that of all."""
     names = sorted(accuracy, key=accuracy.__getitem__)[: 2 * MOST_LABELS]
-    values = [accuracy[name] for name in names]
+    values = np.array([100 * accuracy[name] for name in names])
+    mean = 100 * overall
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, max(1.6, 0.32 * len(names) + 0.9)), layout="constrained")
+        figure = Figure(figsize=(4.4, max(1.6, 0.36 * len(names) + 0.9)), layout="constrained")
         axes = figure.subplots()
-        axes.barh(names, values, color=BLUE, height=0.62)
-        lowest = max(0.0, math.floor(10 * min(values, default=0)) / 10 - 0.1)
-        for number, value in enumerate(values):
-            at = lowest + 0.015 * (1 - lowest)
-            axes.text(at, number, f"{100 * value:.1f} %", va="center", fontsize=9, color="white")
-        axes.axvline(overall, color=ORANGE, linewidth=1.2)
+        places = np.arange(len(names))
+        axes.hlines(places, mean, values, color=BLUE, linewidth=2, alpha=0.6)
+        axes.plot(values, places, linestyle="none", marker="o", markersize=6, color=BLUE)
+        axes.axvline(mean, color=ORANGE, linewidth=1.2)
         axes.annotate(
-            f"all {100 * overall:.2f} %", (overall, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
+            f"all {mean:.2f} %", (mean, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
             textcoords="offset points", ha="center", fontsize=9, color=ORANGE,
         )  # fmt: skip
+        for place, value in zip(places, values, strict=True):
+            axes.annotate(
+                f"{value:.1f} %", (1.0, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
+                textcoords="offset points", va="center", fontsize=9,
+            )  # fmt: skip
+        axes.set_yticks(places, [_short(name) for name in names])
         axes.invert_yaxis()
-        axes.set_xlim(lowest, 1.0)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.margins(x=0.06)
         axes.set_xlabel("accuracy, %")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -128,9 +135,12 @@ def per_class(accuracy: dict[str, float], overall: float) -> str:
 
 
 def reliability(before: Sequence[Bin], after: Sequence[Bin], ece_before: float, ece_after: float) -> str:
-    """How often the model is right, by how sure it is; area of a point is its share of the images."""
+    """How often the model is right, by how sure it is; area of a point is its share of the images.
+
+    A line through a point spans what chance allows: the 95 % interval of its share that is right (Wilson, 1927).
+    """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+        figure = Figure(figsize=(4.8, 4.8), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":", label="means what it says")
         for bins, colour, label in (
@@ -138,15 +148,24 @@ def reliability(before: Sequence[Bin], after: Sequence[Bin], ece_before: float, 
             (after, BLUE, f"as served, ECE {100 * ece_after:.2f} %"),
         ):
             images = np.array([one.images for one in bins], float)
-            x, y = [one.confidence for one in bins], [one.accuracy for one in bins]
-            axes.plot(x, y, color=colour, linewidth=1, alpha=0.6)
+            x, y = np.array([one.confidence for one in bins]), np.array([one.accuracy for one in bins])
+            middle, half = wilson(y, images)
+            axes.vlines(x, middle - half, middle + half, color=colour, linewidth=1, alpha=0.5)
             area = 12 + 220 * np.sqrt(images / max(images.sum(), 1))
-            axes.scatter(x, y, s=area, color=colour, alpha=0.75, linewidths=0, label=label)
+            axes.scatter(x, y, s=area, color=colour, alpha=0.75, linewidths=0, label=label, clip_on=False)
         axes.set(xlabel="probability of the answer", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
-        legend: Any = axes.legend(loc="upper left", fontsize=9)
+        legend: Any = figure.legend(loc="outside lower left", fontsize=9)
         for handle in legend.legend_handles[1:]:
             handle.set_sizes([36])
         return _svg(figure)
+
+
+def wilson(share: Floats, count: Floats) -> tuple[Floats, Floats]:
+    """Middle and half width of the 95 % interval of a share, seen in `count` cases."""
+    z = 1.96
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return middle, half
 
 
 def mistakes(found: Sequence[Mistake], images: Images) -> str:
@@ -161,8 +180,8 @@ def mistakes(found: Sequence[Mistake], images: Images) -> str:
         for axes, mistake in zip(grid.flat, found, strict=False):
             _picture(axes, images[mistake.image])
             axes.set_title(
-                f"{_short(mistake.predicted)} {100 * mistake.probability:.0f} %",
-                fontsize=8.5, color=RED, loc="center", pad=3,
+                f"{_short(mistake.predicted)}, {_percent(mistake.probability)}",
+                fontsize=8, color=RED, loc="center", pad=3,
             )  # fmt: skip
             axes.text(
                 0.5, -0.05, f"is {_short(mistake.label)}", transform=axes.transAxes, ha="center", va="top", fontsize=8.5
@@ -190,22 +209,27 @@ def filters(kernels: npt.NDArray[np.float32]) -> str:
 
 def feature_maps(image: Images, found: Sequence[FeatureMaps]) -> str:
     """An image, uint8 [H, W, C], and what the first channels of each convolution make of it; bright is strong."""
-    columns = 17
+    columns = 16
+    rows = [min(2, math.ceil(maps.values.shape[-1] / columns)) for maps in found]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11.4, 1.62 * max(len(found), 1)), layout="constrained")
+        figure = Figure(
+            figsize=(11.4, max(1.3, 0.3 + sum(0.36 + 0.64 * count for count in rows))), layout="constrained"
+        )
         parts: Any = figure.subfigures(1, 2, width_ratios=(1.1, 9))
         axes = parts[0].subplots()
         axes.set_axis_off()
+        axes.set_anchor("N")
         axes.set_title("image", fontsize=9, loc="center", color=QUIET)
         _picture(axes, image)
-        for part, maps in zip(np.atleast_1d(parts[1].subfigures(max(len(found), 1), 1)), found, strict=False):
+        below = parts[1].subfigures(len(found), 1, height_ratios=[0.36 + 0.64 * count for count in rows], squeeze=False)
+        for part, count, maps in zip(below.flat, rows, found, strict=True):
             channels = maps.values.shape[-1]
-            shown = min(channels, 2 * (columns - 1))
+            shown = min(channels, columns * count)
             part.suptitle(
                 f"{maps.name}: {shown} of {channels} channels, {maps.values.shape[1]}×{maps.values.shape[2]}",
                 fontsize=9, color=QUIET, ha="left", x=0.01,
             )  # fmt: skip
-            for number, axes in enumerate(part.subplots(2, columns - 1, squeeze=False).flat):
+            for number, axes in enumerate(part.subplots(count, columns, squeeze=False).flat):
                 axes.set_axis_off()
                 if number < shown:
                     axes.imshow(maps.values[0, :, :, number], cmap="magma", interpolation="nearest")
@@ -217,6 +241,11 @@ def _picture(axes: Any, image: Images) -> None:
         axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     else:
         axes.imshow(image, interpolation="nearest")
+
+
+def _percent(probability: float) -> str:
+    """Never 100: no probability of a softmax is."""
+    return f"{100 * probability:.1f} %" if probability < 0.9995 else ">99.9 %"
 
 
 def _short(label: str) -> str:

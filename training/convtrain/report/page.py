@@ -13,6 +13,8 @@ from convtrain import feature_maps
 from convtrain.report import figures
 from convtrain.report.content import Report
 
+WIDE = 12
+"""Classes whose confusion fits into half of the page."""
 STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 Inter, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #1d2733; background: #f4f6f8;
@@ -26,10 +28,11 @@ pre { background: #1d2733; color: #e9eef3; padding: 10px 14px; border-radius: 8p
 .card { padding: 12px 16px; } .card b { display: block; font-size: 23px; font-variant-numeric: tabular-nums; }
 section { padding: 18px 20px; margin: 0 0 16px; overflow-x: auto; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 16px; align-items: start; }
+@media (min-width: 960px) { .uneven { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); } }
 svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { text-align: right; padding: 4px 12px; border-bottom: 1px solid #e4e8ec; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
+th, td { text-align: right; padding: 4px 10px; border-bottom: 1px solid #e4e8ec; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th { color: #66727f; font-weight: 500; }
 """
 
@@ -52,14 +55,12 @@ def render(report: Report, images: Images, onnx_path: Path) -> str:
         f"<p class=quiet>{_text(about)}{report.history.seconds:,.0f} s of training.</p>",
         _cards(report),
         _section("Training", figures.curves(report.history)),
-        "<div class=pair>",
+        "<div>" if len(report.labels) > WIDE else "<div class=pair>",
         _section(
             "Confusion on the test split",
             "<p class=quiet>Rows are what images are, columns what the model says.</p>"
             + figures.confusion(evaluation.confusion, report.labels),
         ),
-        _section("Accuracy by class", figures.per_class(evaluation.per_class_accuracy, evaluation.accuracy)),
-        "</div><div class=pair>",
         _section(
             "Do probabilities mean what they say?",
             figures.reliability(
@@ -67,6 +68,8 @@ def render(report: Report, images: Images, onnx_path: Path) -> str:
             )
             + f"<p class=quiet>{_calibration(report)}</p>",
         ),
+        '</div><div class="pair uneven">',
+        _section("Accuracy by class", figures.per_class(evaluation.per_class_accuracy, evaluation.accuracy)),
         _layers(report),
         "</div>",
         _mistakes(report, images),
@@ -110,7 +113,7 @@ def _calibration(report: Report) -> str:
     return (
         f"Temperature {found.temperature:g}, chosen on {found.images:,} validation images, where it took the expected "
         f"calibration error from {100 * found.ece_before:.2f} % to {100 * found.ece_after:.2f} %. The drawing shows "
-        "the test split."
+        "the test split; a line through a point spans what chance allows, 95 of 100 times."
     )
 
 
@@ -144,7 +147,7 @@ def _inside(images: Images, onnx_path: Path) -> str:
 def _layers(report: Report) -> str:
     rows = [
         (
-            _text(layer["name"]),
+            f"{_text(layer['name'])} <span class=quiet>{_text(layer['details'])}</span>",
             "×".join(map(str, layer["shape"])),
             f"{layer['parameters']:,}",
             f"{layer['multiply_adds']:,}",
