@@ -7,6 +7,7 @@ here, inside the functions that need them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib
 import importlib.util
@@ -80,6 +81,19 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and TensorFlow, and make TensorFlow's kernels give the same result every time."""
     keras().utils.set_random_seed(seed)
     tensorflow().config.experimental.enable_op_determinism()
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """What TensorFlow raises when a file cannot be written is an `OSError` outside of the block, as anywhere else."""
+    errors = tensorflow().errors
+    try:
+        yield
+    except errors.ResourceExhaustedError as error:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+    except errors.OpError as error:
+        reason = error.message.partition("\n")[0].rpartition("}} ")[2].partition(" [Op:")[0]
+        raise OSError(errno.EIO, reason) from error
 
 
 def framework_versions() -> dict[str, str]:

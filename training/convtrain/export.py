@@ -45,7 +45,7 @@ def export(model: Any, directory: Path, trained: Predictions, images: Images, we
 
     Raises:
         ParityError: a form disagrees with the trained model; names it, the image and by how much.
-        ExportError: a file is not what a server can run.
+        ExportError: a file is not what a server can run, or cannot be written.
     """
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -55,6 +55,9 @@ def export(model: Any, directory: Path, trained: Predictions, images: Images, we
         proof = parity.prove(partial, trained, images)
         shutil.rmtree(directory, ignore_errors=True)
         partial.replace(directory)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ExportError(f"{directory}: cannot be written ({reason}); nothing was exported") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ExportRecord(weights_sha256=weights_sha256, files=manifest.digest_files(directory), parity=proof)
@@ -69,7 +72,8 @@ def write_saved_model(model: Any, directory: Path) -> None:
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     module.serve = _serving_function(model)
-    tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})
+    with backend.disk_errors():
+        tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})
 
 
 def write_onnx(model: Any, path: Path) -> None:

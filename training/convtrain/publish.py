@@ -105,7 +105,8 @@ def publish(finished: Finished, repository: Path, signer: Signer | None = None) 
             _write_model_files(model_directory, finished.record)
             return _claim_version(staging, model_directory, content, signer)
     except OSError as error:
-        raise PublishError(f"{model_directory}: cannot be written ({error}); nothing was published") from error
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
+        raise PublishError(f"{model_directory}: cannot be written ({reason}); nothing was published") from error
 
 
 @contextlib.contextmanager

@@ -15,10 +15,14 @@ def log(directory: Path) -> Iterator[Callable[[Epoch], None]]:
     """Open a new event file in `directory`; yields the function that adds an epoch's figures to it.
 
     A resumed run goes on in a file of its own. An epoch that was cut off and trained again has the same figures.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     tf = backend.tensorflow()
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
-    writer = tf.summary.create_file_writer(str(directory))
+    with backend.disk_errors():
+        writer = tf.summary.create_file_writer(str(directory))
 
     def write(epoch: Epoch) -> None:
         figures = {
@@ -28,13 +32,14 @@ def log(directory: Path) -> Iterator[Callable[[Epoch], None]]:
             "accuracy/validation": epoch.validation_accuracy,
             "seconds": epoch.seconds,
         }
-        with tf.device("CPU:0"), writer.as_default(step=epoch.epoch):
+        with backend.disk_errors(), tf.device("CPU:0"), writer.as_default(step=epoch.epoch):
             for name, value in figures.items():
                 if value is not None:
                     tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)
-        writer.flush()
+            writer.flush()
 
     try:
         yield write
     finally:
-        writer.close()
+        with backend.disk_errors():
+            writer.close()

@@ -66,6 +66,8 @@ def train(run: Run, data: Data) -> History:
                 state.save(epoch)
                 log(epoch)
                 console.print(_line(state.history, config.epochs))
+        state.restore_best()
+        weights.save(run.weights_path, pair.result)
     except KeyboardInterrupt as error:
         raise TrainingInterruptedError(
             f"interrupted; {len(state.history.epochs)} of {config.epochs} epochs are saved, continue with "
@@ -76,8 +78,6 @@ def train(run: Run, data: Data) -> History:
             f"{run.directory}: cannot be written ({error.strerror or error}); {len(state.history.epochs)} of "
             f"{config.epochs} epochs are saved, continue with --resume {run.directory}"
         ) from error
-    state.restore_best()
-    weights.save(run.weights_path, pair.result)
     return state.history
 
 
@@ -215,6 +215,12 @@ def _run_epoch(pair: _Pair, config: TrainingConfig, data: Data, number: int, adv
         ],
     ).history
     pair.average.finish_epoch()
+    if not all(np.isfinite(weight.numpy()).all() for weight in pair.result.weights):
+        # The last step's loss was still a number, its outcome is not, and nothing could go on from a checkpoint of it.
+        raise TrainingError(
+            f"the weights became NaN or infinite in the last step of epoch {number}; a lower --learning-rate may help "
+            f"(it is {config.optimizer.learning_rate:g})"
+        )
     validation: dict[str, float] = {}
     if len(data.validation):
         validation = pair.validator.evaluate(

@@ -24,7 +24,10 @@ def unpack(arrays: Arrays, prefix: str, variables: Sequence[Any], source: Path) 
     Raises:
         RunError: there are fewer or more arrays, or a shape differs; names `source`.
     """
-    names = sorted(name for name in arrays if name.startswith(f"{prefix}/"))
+    names = sorted(
+        (name for name in arrays if name.startswith(f"{prefix}/")),
+        key=lambda name: int(name.removeprefix(f"{prefix}/")),
+    )
     if len(names) != len(variables):
         raise RunError(f"{source}: holds {len(names)} arrays of the {prefix}, the network has {len(variables)}")
     for name, variable in zip(names, variables, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -25,6 +27,14 @@ def test_an_error_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> Non
         write_half()
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """The system's own error of writing to an open file does not."""
+    path = tmp_path / "report.json"
+    with pytest.raises(OSError, match=r"No space left on device: '.*/report\.json'"), files.atomic_write(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_others_may_read_what_was_written(tmp_path: Path) -> None:

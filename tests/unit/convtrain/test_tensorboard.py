@@ -44,3 +44,13 @@ def test_every_epoch_has_its_figures(tmp_path: Path) -> None:
         ("accuracy/validation", 2): 0.25,
         ("seconds", 2): 2.0,
     }
+
+
+def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    """TensorFlow's own kinds of errors go no farther: a training ends on them with a word about what is saved."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Not a directory$"), tensorboard.log(tmp_path / "file"):
+        pass
+    errors = backend.tensorflow().errors
+    with pytest.raises(OSError, match="No space left on device"), backend.disk_errors():
+        raise errors.ResourceExhaustedError(None, None, "events.v2; No space left on device")

@@ -18,6 +18,7 @@ from convtrain.architectures import (
     Dropout,
     Flatten,
     GlobalPool,
+    Normalization,
     Pool,
     Residual,
     Whiten,
@@ -60,7 +61,12 @@ ELABORATE = find("mnist").override(
     validation_fraction=0.2,
     optimizer=Muon(),
     augmentation=Augmentation(
-        rotation_degrees=5, elastic_pixels=0.5, horizontal_flip="alternating", shift_pixels=1, cutout_pixels=4
+        rotation_degrees=5,
+        elastic_pixels=0.5,
+        horizontal_flip="alternating",
+        shift_pixels=1,
+        cutout_pixels=4,
+        cutmix=0.5,
     ),
     progressive_resizing=(Shrunk(until=0.25, scale=0.5), Shrunk(until=0.5, scale=0.75)),
     weight_averaging=0.9,
@@ -130,27 +136,31 @@ def test_a_resumed_run_ends_like_an_unbroken_one(start: Start, monkeypatch: pyte
     assert broken.history_path.read_text().count("\n") == 5
 
 
-def test_a_full_disk_ends_training_with_what_is_saved(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint of the epoch before is whole, and training goes on from it."""
+@pytest.mark.parametrize(("fails", "saved"), [(3, 2), (5, 4)], ids=["checkpoint", "weights"])
+def test_a_full_disk_ends_training_with_what_is_saved(
+    start: Start, monkeypatch: pytest.MonkeyPatch, fails: int, saved: int
+) -> None:
+    """The last checkpoint that was written is whole, and training goes on from it."""
     run, data = start("full")
     write = files.write_arrays
     written: list[Path] = []
 
-    def fail_the_third_time(path: Path, arrays: files.Arrays) -> None:
+    def fail_once(path: Path, arrays: files.Arrays) -> None:
         written.append(path)
-        if len(written) == 3:
+        if len(written) == fails:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_arrays", fail_the_third_time)
+        patch.setattr(files, "write_arrays", fail_once)
         with pytest.raises(
-            TrainingError, match=r"full: cannot be written \(No space left on device\); 2 of 4 epochs are"
+            TrainingError, match=rf"full: cannot be written \(No space left on device\); {saved} of 4 epochs are"
         ):
             train.train(run, data)
     assert not run.weights_path.exists()
-    assert len(train.read_history(run).epochs) == 2
+    assert len(train.read_history(run).epochs) == saved
     assert len(train.train(run, data).epochs) == 4
+    assert run.weights_path.exists()
 
 
 def test_another_seed_gives_other_weights(start: Start) -> None:
@@ -181,6 +191,15 @@ def test_a_loss_of_nan_ends_training(start: Start) -> None:
     assert not run.weights_path.exists()
     with pytest.raises(RunError, match=r"weights\.npz: cannot be read"):
         train.load_trained(run)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(start: Start) -> None:
+    """The loss of an epoch's last step is of the weights before it: they are looked at themselves."""
+    bright = Architecture(layers=(Flatten(),), normalization=Normalization(std=0.001))  # large steps
+    run, data = start("last", SMALL.override(optimizer=Sgd(learning_rate=1e38), architecture=bright, batch_size=1000))
+    with pytest.raises(TrainingError, match=r"weights became NaN or infinite in the last step of epoch 1; a lower"):
+        train.train(run, data)
+    assert not run.checkpoint_path.exists()
 
 
 @pytest.mark.parametrize(
