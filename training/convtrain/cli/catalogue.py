@@ -15,6 +15,7 @@ from convtrain import layout
 from convtrain.presets import PRESETS, Preset, find
 
 EXAMPLE_CLASSES = 10
+PIPED_WIDTH = 160
 
 
 def presets(options: argparse.Namespace, _: Sequence[str]) -> None:
@@ -27,7 +28,7 @@ def presets(options: argparse.Namespace, _: Sequence[str]) -> None:
         parameters = sum(row.parameters for row in _rows(preset))
         size = "×".join(map(str, preset.input.shape))
         table.add_row(preset.name, preset.model, size, f"{parameters:,}", str(preset.training.epochs), preset.summary)
-    Console().print(table)
+    _console().print(table)
 
 
 def describe(options: argparse.Namespace, _: Sequence[str]) -> None:
@@ -50,7 +51,13 @@ def describe(options: argparse.Namespace, _: Sequence[str]) -> None:
         shape = "×".join(map(str, row.shape))
         table.add_row(row.name, row.details, shape, f"{row.parameters:,}", f"{row.multiply_adds:,}", seen)
     table.add_row("total", "", "", f"{parameters:,}", f"{multiply_adds:,}", "")
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for every line where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPED_WIDTH)
 
 
 def _rows(preset: Preset) -> list[layout.Row]:
