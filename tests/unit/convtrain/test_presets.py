@@ -11,7 +11,7 @@ import pytest
 
 from convserve.manifest import InputSpec
 from convtrain.architectures import Conv, Dropout, Pool
-from convtrain.config import Sgd
+from convtrain.config import Loss, Sgd
 from convtrain.errors import PresetError
 from convtrain.layout import lay_out
 from convtrain.presets import PRESETS, Preset, find
@@ -63,6 +63,14 @@ def test_each_preset_is_what_its_name_says() -> None:
     assert len(after_pools) == 3
     assert all(isinstance(layer, Dropout) for layer in (*after_pools, layers["cifar10-regularized"][-1]))
     assert max(conv.dilation_rate for conv in convolutions["cifar10-dilated"]) == 2
+
+
+def test_the_simple_preset_of_digits_is_trained_as_in_the_tutorials() -> None:
+    """One-hot labels, categorical cross-entropy from softmax, batches of 32, a fifth to validate, all ten epochs."""
+    training = find("mnist-simple").training
+    assert training.loss == Loss(labels="one-hot", computed_from="probabilities")
+    assert (training.batch_size, training.validation_fraction) == (32, 0.2)
+    assert (training.epochs, training.early_stopping_patience) == (10, None)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -32,6 +32,7 @@ SIMPLE = Preset(
         batch_size=32,
         validation_fraction=0.2,
         loss=Loss(labels="one-hot", computed_from="probabilities"),
+        early_stopping_patience=None,  # ten epochs, as the tutorials have it
     ),
 )
 
