@@ -70,8 +70,10 @@ class Pipeline:
 
         Raises:
             RunError: there is no export, or it is of other weights.
+            ExportError: the disk is full.
         """
         self._exported()
+        self.run.variants_path.unlink(missing_ok=True)  # its files are about to go
         result = variants.try_variants(
             self.run.export_directory,
             self.run.variants_directory,

@@ -18,6 +18,7 @@ from convserve import manifest
 from convserve.manifest import ONNX_FILE, VariantTrial
 from convtrain import environment, latency, quantize
 from convtrain.datasets.split import Split, stratified
+from convtrain.errors import ExportError
 from convtrain.parity import MAX_DIFFERENCE
 from convtrain.predictions import Predictions, from_session
 from convtrain.runs import Data
@@ -56,6 +57,9 @@ def try_variants(source: Path, directory: Path, data: Data, seed: int) -> Varian
         directory: where the variants go; an older one is replaced.
         data: the splits of the run.
         seed: chooses the calibration images.
+
+    Raises:
+        ExportError: the directory cannot be written.
     """
     train, validation, test = data.train, data.validation, data.test
     shutil.rmtree(directory, ignore_errors=True)
@@ -63,8 +67,13 @@ def try_variants(source: Path, directory: Path, data: Data, seed: int) -> Varian
     base = source / ONNX_FILE
     paths = {name: directory / file for name, file in FILES.items()}
     chosen = stratified(train.labels, min(quantize.CALIBRATION_IMAGES, len(train)), seed)
-    quantize.write_int8(base, paths["int8"], train.images[chosen])
-    quantize.write_optimized(base, paths["optimized"])
+    try:
+        quantize.write_int8(base, paths["int8"], train.images[chosen])
+        quantize.write_optimized(base, paths["optimized"])
+    except OSError as error:
+        raise ExportError(
+            f"{directory}: cannot be written ({error.strerror or error}); no variant was tried"
+        ) from error
     opens: dict[str, Callable[[], Any]] = {
         "fp32": lambda: latency.open_session(base),
         "int8": lambda: latency.open_session(paths["int8"]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,9 +12,12 @@ import numpy as np
 import pytest
 
 from convserve.manifest import VariantTrial
-from convtrain import latency
+from convtrain import latency, quantize
+from convtrain.datasets import Dataset
+from convtrain.errors import ExportError
 from convtrain.predictions import Predictions
-from convtrain.variants import golden_tolerance, judge
+from convtrain.runs import Data
+from convtrain.variants import golden_tolerance, judge, try_variants
 
 GOOD = VariantTrial(
     published=False,
@@ -74,3 +80,17 @@ def test_what_takes_longer_is_measured_to_take_longer() -> None:
     found = latency.compare_runs({"quick": quick, "slow": slow}, np.zeros((5, 2, 2, 1), np.uint8), (1, 8), rounds=3)
     assert quick.sizes == slow.sizes == {1, 8}
     assert all(0 < 10 * found["quick"][size] < found["slow"][size] < 1 for size in (1, 8))
+
+
+@pytest.mark.training
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_sample: Dataset) -> None:
+    """With the directory, and what is left: nothing."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(quantize, "write_int8", fail)
+    data = Data(mnist_sample, mnist_sample.train, mnist_sample.test)
+    with pytest.raises(ExportError, match=r"variants: cannot be written \(No space left on device\); none was tried"):
+        try_variants(tmp_path, tmp_path / "variants", data, seed=1)
+    assert list((tmp_path / "variants").iterdir()) == []
