@@ -87,15 +87,15 @@ def test_a_killed_worker_is_replaced(server: ServerProcess) -> None:
 
 def test_a_worker_that_hangs_is_replaced(repository: Path, tmp_path: Path) -> None:
     """Stopped, it neither answers nor ends; the supervisor kills it, says so, counts it, and starts another."""
-    with serving(repository, tmp_path, "--workers", "2", "--worker-timeout", "4") as server:
+    with serving(repository, tmp_path, "--workers", "2", "--worker-timeout", "8") as server:
         victim, other = children(server)
         os.kill(victim, signal.SIGSTOP)
+        until(lambda: server.metric("convserve_worker_hangs_total") == 1, seconds=60)
         until(lambda: server.metric("convserve_worker_restarts_total") == 1 and server.http("/readyz")[0] == 200)
-        assert server.metric("convserve_worker_hangs_total") == 1
         assert victim not in children(server)
         assert other in children(server)
         events = {event["event"]: event for event in server.log_events()}
-        assert events["worker does not answer; killed"]["seconds"] == 4
+        assert events["worker does not answer; killed"]["seconds"] == 8
         assert events["worker died"]["status"] == -signal.SIGKILL
 
 
