@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import structlog
@@ -139,6 +140,24 @@ def test_a_file_that_disappears_changes_nothing(tmp_path: Path) -> None:
             clock.now += 1
             access.check(Group.INFERENCE, bearer(USER))
     assert [line["event"] for line in logs] == ["tokens were not reloaded; those read before stay valid"]
+
+
+def test_permissions_that_were_mended_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotation that writes first and sets permissions afterwards must not leave the old tokens valid for ever."""
+    clock = Clock()
+    path = Path(file_with(tmp_path, "inference", USER))
+    access = Access(AuthSettings(inference_tokens_file=str(path)), clock)
+    access.load()
+    file_with(tmp_path, "inference", OTHER)
+    with monkeypatch.context() as refused:
+        refused.setattr(Path, "read_text", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
+        clock.now += 1
+        access.check(Group.INFERENCE, bearer(USER))
+    path.chmod(0o600)
+    clock.now += 1
+    with pytest.raises(UnauthenticatedError):
+        access.check(Group.INFERENCE, bearer(USER))
+    access.check(Group.INFERENCE, bearer(OTHER))
 
 
 @pytest.mark.parametrize("content", ["", "# none\n", f"{OTHER}\nbroken line\n"])

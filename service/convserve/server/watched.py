@@ -46,4 +46,5 @@ def _state(path: Path) -> tuple[int, ...] | None:
         info = path.stat()
     except OSError:
         return None
-    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+    # The last one also tells of permissions that were mended after a read had failed.
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
