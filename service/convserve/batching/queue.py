@@ -141,7 +141,10 @@ class BatchQueue:
         reason = self._reason(now, first, room, draining=draining)
         if isinstance(reason, float):
             return reason
-        return self._form(now, first, room, min(room + spare_rows, self.limits.max_batch_size) - room, reason)
+        batch = self._form(now, first, room, min(room + spare_rows, self.limits.max_batch_size) - room, reason)
+        return (
+            batch if batch.parts else None
+        )  # all that waited was answered in this moment, by another batch that failed
 
     def drain(self) -> list[Item]:
         """Empty the queue and return what was in it."""

@@ -187,6 +187,20 @@ def test_a_split_request_that_failed_leaves_the_queue() -> None:
     assert (waiting.rows, waiting.bytes, waiting.drops.cancelled) == (0, 0, 1)
 
 
+def test_a_request_that_fails_while_its_rest_is_taken_makes_no_empty_batch() -> None:
+    """With several slots a piece may fail in any moment, also between two looks at the item."""
+
+    def fail(rows: int) -> float:
+        last.finish(RuntimeError("broken"))
+        return 0.0
+
+    waiting = BatchQueue(QueueLimits(), fail)
+    last = item(deadline=10.0)
+    waiting.offer(last, 0.0)
+    assert waiting.take(0.0) is None
+    assert (waiting.rows, waiting.drops.cancelled) == (0, 1)
+
+
 def test_drain_empties_the_queue() -> None:
     """What was in it comes back, to be refused."""
     waiting = queue()
