@@ -7,6 +7,7 @@ that drives many calls from one thread need not.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from convserve import images
 from convserve.arrays import Images
 from convserve.batching import SHORT_SECONDS, BatchRun, Item, Outputs, Priority, Trace, Turns
 from convserve.clock import monotonic
-from convserve.errors import ConvserveError, InternalError, InvalidRequestError
+from convserve.errors import ConvserveError, DeadlineError, InternalError, InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
 
 
@@ -91,10 +92,18 @@ class Ticket:
 class Engine:
     """Classifies. Thread-safe."""
 
-    def __init__(self, registry: Registry, *, max_image_pixels: int) -> None:
-        """Serve the versions of `registry`; encoded images may have at most `max_image_pixels` pixels."""
+    def __init__(self, registry: Registry, *, max_image_pixels: int, decoders: int = 4) -> None:
+        """Put an engine together.
+
+        Args:
+            registry: the versions to serve.
+            max_image_pixels: the most that an encoded image may have.
+            decoders: image files that are decoded at the same time. More than there are cores gain nothing, and each
+                holds its pixels several times over: up to 8 bytes for each, from a file of some kilobytes.
+        """
         self._registry = registry
         self._max_image_pixels = max_image_pixels
+        self._decoding = threading.BoundedSemaphore(decoders)
 
     def submit(self, request: Request, done: Done, turns: Turns | None = None) -> Ticket:
         """Queue a request. Decodes image files on the calling thread; never waits for a batch.
@@ -115,7 +124,7 @@ class Engine:
             if isinstance(request.images, np.ndarray):
                 pixels = _check_packed(request.images, version, request.field)
             else:
-                pixels, decoding = self._decode(request.images, version, request.field)
+                pixels, decoding = self._decode(request, request.images, version)
 
             if trail is not None:
                 trail.rows = len(pixels)
@@ -172,17 +181,24 @@ class Engine:
             shadow.release()
 
     def _decode(
-        self, files: Sequence[bytes], version: LoadedVersion, field: str
+        self, request: Request, files: Sequence[bytes], version: LoadedVersion
     ) -> tuple[Images, list[tuple[str, ...]]]:
-        """Decode image files by the version's policy. Returns uint8 [n, H, W, C] and what was done to each."""
-        _check_count(len(files), version, field)
+        """Decode image files by the version's policy. Returns uint8 [n, H, W, C] and what was done to each.
+
+        Under load files wait for their turn, here and before; what nobody waits for any more is not decoded.
+        """
+        _check_count(len(files), version, request.field)
         manifest = version.manifest
         pixels = np.empty((len(files), *manifest.input.shape), np.uint8)
         steps = []
         for index, data in enumerate(files):
-            decoded = images.decode(
-                data, manifest.input, manifest.decode, max_pixels=self._max_image_pixels, field=f"{field}[{index}]"
-            )
+            field = f"{request.field}[{index}]"
+            with self._decoding:
+                if request.deadline <= monotonic():
+                    raise DeadlineError(f"the deadline passed before {field} was decoded")
+                decoded = images.decode(
+                    data, manifest.input, manifest.decode, max_pixels=self._max_image_pixels, field=field
+                )
             pixels[index] = decoded.pixels
             steps.append(decoded.steps)
         return pixels, steps

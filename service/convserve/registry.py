@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convserve.batching import Batcher, Outputs
+from convserve.clock import monotonic
 from convserve.drift import Drift
 from convserve.errors import NotFoundError, UnavailableError, VersionNotAvailableError
 from convserve.lifecycle import VersionState
@@ -105,7 +106,11 @@ class LoadedVersion:
 
         The registry must not hand the version out any more.
         """
-        refused = self.batcher.close(grace_seconds)
+        give_up = monotonic() + grace_seconds
+        self.batcher.drain()
+        with self._unused:  # who was handed the version, and decodes his images still, has a right to his answer
+            self._unused.wait_for(lambda: not self._users, timeout=grace_seconds)
+        refused = self.batcher.close(max(give_up - monotonic(), 0.0))
         with self._unused:
             self._unused.wait_for(lambda: not self._users, timeout=grace_seconds)
         self.runtime.close()

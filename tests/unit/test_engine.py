@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ from convserve.devices import Device
 from convserve.drift import Drift
 from convserve.engine import Done, Engine, Request, Result, Ticket
 from convserve.errors import ConvserveError
+from convserve.images import Decoded
 from convserve.lifecycle import VersionState
 from convserve.registry import LoadedVersion, Registry, VersionStatus
 from convserve.routing import Routes
@@ -249,6 +251,76 @@ def test_a_version_is_not_freed_while_somebody_holds_it(repository: Path) -> Non
     held.release()
     unloading.join(10)
     assert not unloading.is_alive()
+
+
+def test_whoever_holds_a_version_is_answered_by_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request whose files are being decoded while its version is replaced is not refused for that."""
+    engine, loaded, registry = serve(repository / "stripes/1", Moody(0, 0, 0), max_batch_size=4)
+    begun, go_on = threading.Event(), threading.Event()
+    decoded = Decoded(np.zeros((8, 8, 1), np.uint8), ())
+
+    def decode(*_: object, **__: object) -> Decoded:
+        begun.set()
+        assert go_on.wait(30)
+        return decoded
+
+    monkeypatch.setattr("convserve.images.decode", decode)
+    answered: Future[object] = Future()
+    caller = threading.Thread(target=engine.submit, args=(Request("stripes", [b"file"], "f"), answered.set_result))
+    caller.start()
+    assert begun.wait(30)
+    registry.withdraw("stripes", 1)
+    refused: list[int] = []
+    unloading = threading.Thread(target=lambda: refused.append(loaded.unload(30)))
+    unloading.start()
+    unloading.join(0.2)
+    go_on.set()
+    assert isinstance(answered.result(30), Result)
+    for thread in (caller, unloading):
+        thread.join(30)
+    assert refused == [0]
+
+
+def test_files_that_nobody_waits_for_are_not_decoded(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load a file waits for a thread first; decoding it when its time is up would take the others' time."""
+    engine, loaded, _ = serve(repository / "stripes/1", Moody(0, 0, 0), max_batch_size=4)
+    decode = mock.Mock()
+    monkeypatch.setattr("convserve.images.decode", decode)
+    with pytest.raises(errors.DeadlineError, match=r"before f\[0\] was decoded"):
+        engine.submit(Request("stripes", [b"file"], "f", deadline=time.monotonic()), lambda outcome: None)
+    assert not decode.called
+    assert loaded.users == 0
+    loaded.unload(5)
+
+
+def test_so_many_files_are_decoded_at_a_time(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may hold a hundred times the memory that its file took to send."""
+    _, loaded, registry = serve(repository / "stripes/1", Moody(0, 0, 0), max_batch_size=4)
+    engine = Engine(registry, max_image_pixels=10_000, decoders=2)
+    under_way = threading.Semaphore(2)
+    too_many = threading.Event()
+
+    def decode(*_: object, **__: object) -> Decoded:
+        if not under_way.acquire(blocking=False):
+            too_many.set()
+            return Decoded(np.zeros((8, 8, 1), np.uint8), ())
+        time.sleep(0.01)
+        under_way.release()
+        return Decoded(np.zeros((8, 8, 1), np.uint8), ())
+
+    monkeypatch.setattr("convserve.images.decode", decode)
+    answered: list[Future[object]] = [Future() for _ in range(8)]
+    callers = [
+        threading.Thread(target=engine.submit, args=(Request("stripes", [b"a", b"b"], "f"), one.set_result))
+        for one in answered
+    ]
+    for caller in callers:
+        caller.start()
+    assert all(isinstance(one.result(30), Result) for one in answered)
+    for caller in callers:
+        caller.join(30)
+    assert not too_many.is_set()
+    loaded.unload(5)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ class Batcher:
         self._lateness = Lateness()
         self._in_flight = 0
         self._state = "idle"
+        self._draining = False
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{index}", daemon=True)
             for index in range(slots + prefetch)
@@ -171,7 +172,7 @@ class Batcher:
                 now = self._clock()
                 rows = self._rows_within(seconds)
                 spare = 0 if self._sizes else rows  # padded up to the next size, a few more rows cost many
-                taken = self._queue.take(now, draining=self._state == "draining", most_rows=rows, spare_rows=spare)
+                taken = self._queue.take(now, draining=self._draining, most_rows=rows, spare_rows=spare)
                 expired = self._collect_drops()
                 if isinstance(taken, Batch):
                     self._in_flight += taken.rows
@@ -213,6 +214,12 @@ class Batcher:
         item.finish(why or CancelledError("the caller gave the request up"))
         _expire(expired)
 
+    def drain(self) -> None:
+        """Wait for no more rows to fill a batch: few are to come. They are taken until `close`."""
+        with self._work:
+            self._draining = True
+            self._work.notify_all()
+
     def close(self, grace_seconds: float) -> int:
         """Take nothing new, run what waits for at most `grace_seconds`, then refuse the rest and stop the threads.
 
@@ -222,7 +229,7 @@ class Batcher:
             if self._state in ("idle", "closed"):
                 self._state = "closed"
                 return 0
-            self._state = "draining"
+            self._state, self._draining = "draining", True
             self._work.notify_all()
             self._work.wait_for(lambda: not self._queue.rows, timeout=grace_seconds)
             refused = self._queue.drain()
@@ -276,7 +283,7 @@ class Batcher:
         while True:
             with self._work:
                 now = self._clock()
-                taken = self._queue.take(now, draining=self._state == "draining")
+                taken = self._queue.take(now, draining=self._draining)
                 expired = self._collect_drops()
                 if isinstance(taken, Batch):
                     self._in_flight += taken.rows

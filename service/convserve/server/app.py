@@ -15,7 +15,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import convserve
-from convserve import memory
+from convserve import host, memory
 from convserve.clock import monotonic
 from convserve.config import LOOPBACK, Settings, TlsSettings
 from convserve.engine import Engine
@@ -253,7 +253,9 @@ class Server:
     def _build_grpc(self) -> list[grpc.Server]:
         """The servers of the public port and, where it is wanted, of the one for admin methods; both bound."""
         settings, place = self._settings, self._place
-        engine = Engine(self._registry, max_image_pixels=settings.limits.max_image_pixels)
+        engine = Engine(
+            self._registry, max_image_pixels=settings.limits.max_image_pixels, decoders=host.inspect().cores + 1
+        )
         admin = self.manager if place is None else place.admin
         public = self._build_one(
             engine,

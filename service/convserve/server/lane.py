@@ -270,6 +270,8 @@ class _LaneCall(Call):
     def _start_beside(self, request: Any) -> None:
         """Start on a thread."""
         try:
+            if self._gone:
+                raise CancelledError("the caller gave the request up before its turn came")
             with self._lane.guard.shares.hold(self._method.model_of(request)):
                 self._start(request)
         except Exception as error:  # noqa: BLE001  # every failure becomes a status
