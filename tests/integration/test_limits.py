@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -162,3 +164,31 @@ def test_a_silent_connection_to_the_http_port_is_closed(monkeypatch: pytest.Monk
             assert silent.recv(4096) == b""
     finally:
         server.close()
+
+
+@pytest.mark.skipif(bool(os.environ.get("TEST_PUBLIC_PATH")), reason="the public path has one pool for everything")
+def test_streams_that_ask_nothing_keep_no_image_file_waiting(tmp_path: Path) -> None:
+    """They hold the public server's threads; the lane has its own for what has to be decoded."""
+    versions.write_version(tmp_path / "repository")
+    with (
+        servers.serving(tmp_path / "repository", tmp_path, "--limits-max-concurrent-requests", "4") as server,
+        connect(server) as channel,
+    ):
+        silent = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            silent.wait(60)
+            yield from ()
+
+        reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        streams = [reflect(nothing()) for _ in range(8)]
+        try:
+            file = io.BytesIO()
+            Image.fromarray(versions.random_images(1)[0, :, :, 0]).save(file, "PNG")
+            request = pb.ClassifyRequest(model="stripes", encoded=pb.EncodedImages(images=[file.getvalue()]))
+            for _ in range(3):
+                assert classification_pb2_grpc.ClassificationServiceStub(channel).Classify(request, timeout=20).results
+        finally:
+            silent.set()
+            for stream in streams:
+                stream.cancel()

@@ -297,7 +297,9 @@ class Server:
         )
         if fast:
             hot = [*native.hot(), *open_.hot(), *tensorflow.hot()]
-            self._lane = lane.build(server, hot, self._guard, pool)
+            # Of its own: streams, and calls whose message never comes, hold the others as long as they like.
+            files = ThreadPoolExecutor(threads, thread_name_prefix="files")
+            self._lane = lane.build(server, hot, self._guard, files)
         self._health.register(server)
         reflection.register(server, (*_FILES, HEALTH_SERVICE), (*_FILES.values(), HEALTH_FILE))
         return server
