@@ -271,7 +271,11 @@ def workers() -> Iterator[str]:
     ]
     yield "**Memory**, in MB, with both bundled models; of several workers, the largest."
     yield table(["workers", *_MEMORY.values()], rows)
-    ready = "; ".join(f"{name}: {one['seconds']['median']:.2f} s" for name, one in result["ready"].items())
+    ready = "; ".join(
+        f"{name}: {one['seconds']['median']:.2f} s"
+        + (f" (CPU time {one['cpu_seconds']['median']:.2f} s)" if "cpu_seconds" in one else "")
+        for name, one in result["ready"].items()
+    )
     yield f"**From exec to ready** with both bundled models, by workers and cores: {ready}."
     most = numbers[-1]
     one_worker = f"1 on {result['cores']} core{'s' if result['cores'] > 1 else ''}"

@@ -55,6 +55,7 @@ def running(peer: Peer, model: Model) -> Iterator[Running]:
     Raises:
         RuntimeError: it ended or did not get ready; holds the end of its log.
     """
+    common.compile_sources()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made, "place")
         folder.mkdir()
