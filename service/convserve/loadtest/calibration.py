@@ -2,10 +2,12 @@
 
 The model's run: one caller, who sends more and more images at once, up to what the server still runs in one batch;
 nothing else runs, and the replies tell how long the model took. The rest: many callers, so that the server is never
-idle; when it answers X requests per second in batches of b, every request costs it 1/X seconds, of which run(b)/b is
-the model and what is left is RPC work. The batches that it forms then are its full ones: a server that runs the model
-between its events keeps them smaller than its limit, so that events do not wait. And what a request takes besides,
-which costs the server nothing, is what one caller waits beyond both.
+idle. They pause between requests, so that these come one by one, as in an open loop; without pauses they come in
+bursts, as the answers of a batch leave, and a burst costs a server much less. When it answers X requests per second in
+batches of b, every request costs it 1/X seconds, of which run(b)/b is the model and what is left is RPC work. The
+batches that it forms then are its full ones: a server that runs the model between its events keeps them smaller than
+its limit, so that events do not wait. And what a request takes besides, which costs the server nothing, is what one
+caller waits beyond both.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Images in a batch of which the model's run is timed, as far as the server's batches go."""
 _CALLERS = (32, 64, 128)
 """Callers who keep the server busy; the most of them are twice what fits into a batch, if that is more."""
+_PAUSING = 0.5
+"""Share of the callers who pause at a time, when the server is as fast as without pauses; it is slower."""
 _WARMUP_SECONDS = 0.5
 _QUANTILES = 200
 
@@ -72,8 +76,10 @@ def calibrate(options: Options, most_rows: int, seconds: float, progress: Progre
     if lone is None:
         raise ConvserveError("the server forms no batches")
     saturated: dict[int, tuple[float, float]] = {}
+    rate = _measure(options, _CALLERS[0], seconds / 2, progress).throughput
     for callers in (*_CALLERS[:-1], max(_CALLERS[-1], 2 * most)):
-        run = _measure(options, callers, seconds, progress)
+        pause = _PAUSING * callers / rate
+        run = _measure(options, callers, seconds, progress, pause)
         doubts += [f"{callers} in flight: {text}" for text in run.invalid]
         saturated[callers] = run.throughput, _mean_batch(run, rows)
     fixed, each = fit({float(size): run for size, run in run_seconds.items()})
@@ -85,14 +91,14 @@ def calibrate(options: Options, most_rows: int, seconds: float, progress: Progre
     return Calibration(replace(times, besides=tuple(besides)), run_seconds, saturated, doubts)
 
 
-def _measure(options: Options, callers: int, seconds: float, progress: Progress) -> Run:
+def _measure(options: Options, callers: int, seconds: float, progress: Progress, pause: float = 0.0) -> Run:
     """One closed loop."""
     options = replace(options, warmup=_WARMUP_SECONDS, seconds=seconds, in_flight=callers, check="none")
     if callers == 1:
         options = replace(options, processes=1, connections=1)
     with Campaign(options, progress) as campaign:
         campaign.prepare()
-        load = load_of(options, None)
+        load = replace(load_of(options, None), pause=pause)
         run = campaign.measure(load, None, f"{callers} in flight, {options.mix} image(s) each")
     if run.tally.failed:
         raise ConvserveError(f"the server cannot be measured: {'; '.join([*run.details.values(), *run.failures])}")

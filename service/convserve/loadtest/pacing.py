@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from typing import Protocol
+
+import numpy as np
 
 from convserve.loadtest.arrivals import Times
 
@@ -57,17 +59,26 @@ class ClosedLoop:
     The intended start of a request is the moment its caller was free.
     """
 
-    def __init__(self, callers: int, until: float, count: int | None = None) -> None:
-        """Keep `callers` requests in flight until a time, and then `count` more requests, if that is given."""
-        self._free: deque[float] = deque([0.0] * callers)
+    def __init__(
+        self, callers: int, until: float, count: int | None = None, *, pause: float = 0.0, seed: int = 0
+    ) -> None:
+        """Keep `callers` requests in flight until a time, and then `count` more requests, if that is given.
+
+        With a `pause`, each caller waits for so many seconds on average, exponentially distributed by `seed`, before it
+        is free again.
+        """
+        self._free = [0.0] * callers
+        """When each caller is free, a heap."""
         self._until = until
         self._left = count or 0
+        self._pause = pause
+        self._random = np.random.default_rng(seed)
 
     def take(self, now: float) -> float | None:
         """Since when a caller is free, if one is and more is to be sent."""
         if not self._free or self._free[0] > now or self.finished(now):
             return None
-        freed = self._free.popleft()
+        freed = heapq.heappop(self._free)
         if now < self._until:
             return freed
         self._left -= 1
@@ -78,8 +89,8 @@ class ClosedLoop:
         return self._free[0] if self._free and not self.finished(now) else None
 
     def ended(self, now: float) -> None:
-        """A caller is free again, from `now` on."""
-        self._free.append(now)
+        """A caller is free again, from `now` and its pause on."""
+        heapq.heappush(self._free, now + self._random.exponential(self._pause) if self._pause else now)
 
     def finished(self, now: float) -> bool:
         """Whether time and count are used up."""

@@ -56,6 +56,8 @@ class Load:
     """Whether arrivals are random; else evenly spaced."""
     callers: int = 0
     """Requests in flight, over all processes."""
+    pause: float = 0.0
+    """Mean seconds that a caller waits between an answer and its next request; without `count`."""
     count: int | None = None
     """Closed loop: so many requests after the warm-up, however long it takes."""
     seed: int = 0
@@ -79,7 +81,8 @@ class Share:
         callers = len(range(self.part, load.callers, self.parts))
         if load.count is not None:
             return ClosedLoop(callers, load.warmup, len(range(self.part, load.count, self.parts)))
-        return ClosedLoop(callers, load.warmup + load.seconds)
+        whole = load.warmup + load.seconds
+        return ClosedLoop(callers, whole, pause=load.pause, seed=load.seed * self.parts + self.part)
 
     @property
     def connections(self) -> int:

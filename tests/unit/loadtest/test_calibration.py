@@ -23,15 +23,15 @@ class Server:
         self.most = most
         self.callers: list[int] = []
 
-    def measure(self, options: Options, callers: int, seconds: float, progress: Progress) -> Any:
-        """One closed loop."""
+    def measure(self, options: Options, callers: int, seconds: float, progress: Progress, pause: float = 0.0) -> Any:
+        """One closed loop; requests that come in bursts cost less."""
         self.callers.append(callers)
         rows = options.mix.sizes[0]
         ran = min(callers * rows, self.most)
         run = FIXED + EACH * ran
         pieces = max(rows / ran, 1)  # of a request
         together = max(ran / rows, 1)  # requests in a batch
-        rate = 1 / (pieces * run / together + HANDLING)
+        rate = 1 / (pieces * run / together + (HANDLING if pause else HANDLING / 2))
         latencies = SimpleNamespace(percentile=lambda share: pieces * run + HANDLING + BESIDES * (0.5 + share))
         tally = SimpleNamespace(batch_seconds={ran: [100, 100 * run]}, latencies=latencies)
         return SimpleNamespace(tally=tally, throughput=rate, invalid=[])

@@ -164,6 +164,14 @@ def test_a_closed_loop_keeps_its_callers_busy() -> None:
     assert tally.latencies.maximum == pytest.approx(0.01, rel=0.01)
 
 
+def test_callers_pause_between_requests() -> None:
+    """With 30 ms of pause on average after 10 ms of answer a caller asks 25 times a second; pauses are not latency."""
+    world = World(lambda now: now + 0.01)
+    tally, _ = play(world, ClosedLoop(8, 10.0, pause=0.03, seed=1), seconds=10.0)
+    assert tally.requests == pytest.approx(2000, rel=0.1)
+    assert tally.latencies.maximum == pytest.approx(0.01, rel=0.01)
+
+
 def test_a_count_ends_a_closed_loop() -> None:
     """After the warm-up exactly so many requests, however long they take."""
     world = World(lambda now: now + 0.01)
