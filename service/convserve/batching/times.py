@@ -11,7 +11,9 @@ _MOST_TIMES = 4.0
 class BatchTimes:
     """Seconds per batch by padded size.
 
-    Sizes that were never measured are interpolated between their neighbours. Written by the thread that runs batches
+    Sizes that were never measured are interpolated between their neighbours. A size that takes longer than the same rows
+    in smaller batches is believed less and less while smaller ones run: whoever chooses sizes by these times runs no more
+    batches of a size that once seemed slow, and would never learn that it is not. Written by the thread that runs batches
     and read by those that admit requests; a float read a moment early does no harm, so there is no lock.
     """
 
@@ -36,6 +38,10 @@ class BatchTimes:
         known = self._seconds[nearest]
         scaled = seconds if nearest == size or expected <= 0 else known * seconds / expected
         self._seconds[nearest] = known + self._weight * (min(scaled, _MOST_TIMES * known) - known)
+        for larger in self._sizes[index + 1 :]:  # no batch takes longer than its rows in smaller ones, for long
+            in_pieces = self._seconds[nearest] * larger / nearest
+            if self._seconds[larger] > in_pieces:
+                self._seconds[larger] += self._weight * (in_pieces - self._seconds[larger])
 
     def predict(self, size: int) -> float:
         """Expected seconds of a batch of `size` rows."""

@@ -43,3 +43,16 @@ def test_no_measurement_is_an_error() -> None:
     """There is nothing to predict from."""
     with pytest.raises(ValueError, match="got none"):
         BatchTimes({})
+
+
+def test_a_size_that_once_seemed_slow_is_not_given_up() -> None:
+    """Whoever runs smaller batches because of a few slow large ones learns from those that the large are fast again."""
+    times = BatchTimes({1: 0.4, 2: 0.8, 4: 1.6})
+    for _ in range(50):  # another process has the core
+        times.record(1, 1.2)
+        times.record(4, 6.0)
+    assert times.predict(4) > 4
+    for _ in range(100):
+        times.record(1, 0.4)
+    assert times.predict(4) == pytest.approx(1.6, rel=0.05)
+    assert times.predict(2) == pytest.approx(0.8, rel=0.05)
