@@ -11,10 +11,10 @@ _MOST_TIMES = 4.0
 class BatchTimes:
     """Seconds per batch by padded size.
 
-    Sizes that were never measured are interpolated between their neighbours. A size that takes longer than the same rows
-    in smaller batches is believed less and less while smaller ones run: whoever chooses sizes by these times runs no more
-    batches of a size that once seemed slow, and would never learn that it is not. Written by the thread that runs batches
-    and read by those that admit requests; a float read a moment early does no harm, so there is no lock.
+    Sizes that were never measured are interpolated between their neighbours. A size that takes longer than the same
+    rows in smaller batches is believed less and less while smaller ones run: whoever chooses sizes by these times runs
+    no more batches of a size that once seemed slow, and would never learn that it is not. Written by the thread that
+    runs batches and read by those that admit requests; a float read a moment early does no harm, so there is no lock.
     """
 
     def __init__(self, measured: dict[int, float], weight: float = 0.1) -> None:
