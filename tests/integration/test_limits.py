@@ -180,7 +180,9 @@ def test_streams_that_ask_nothing_keep_no_image_file_waiting(tmp_path: Path) -> 
             silent.wait(60)
             yield from ()
 
-        reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        reflect: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        )
         streams = [reflect(nothing()) for _ in range(8)]
         try:
             file = io.BytesIO()
