@@ -244,6 +244,7 @@ ROWS: dict[str, Sequence[Panel]] = {
             {
                 "answering {{instance}}": f"convserve_workers{{{SERVER}}}",
                 "died within an hour {{instance}}": f"increase(convserve_worker_restarts_total{{{SERVER}}}[1h])",
+                "of these hung {{instance}}": f"increase(convserve_worker_hangs_total{{{SERVER}}}[1h])",
             },
         ),
         Panel(
