@@ -142,9 +142,7 @@ class BatchQueue:
         if isinstance(reason, float):
             return reason
         batch = self._form(now, first, room, min(room + spare_rows, self.limits.max_batch_size) - room, reason)
-        return (
-            batch if batch.parts else None
-        )  # all that waited was answered in this moment, by another batch that failed
+        return batch if batch.parts else None  # none: in this moment, a batch that failed answered all that waited
 
     def drain(self) -> list[Item]:
         """Empty the queue and return what was in it."""

@@ -28,7 +28,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CALLERS = (32, 64, 128)
 """Callers who keep the server busy; the most of them are twice what fits into a batch, if that is more."""
 _PAUSING = 0.5
-"""Share of the callers who pause at a time, when the server is as fast as without pauses; it is slower."""
+"""A caller pauses on average for so many times what a request took without pauses, with as many callers."""
 _WARMUP_SECONDS = 0.5
 _QUANTILES = 200
 
