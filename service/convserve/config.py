@@ -180,8 +180,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     workers: Literal["auto"] | Count = 1
     """Processes that share the port, each with its own copy of the models. auto: one for each core to use."""
     worker_timeout: Seconds = 30.0
-    """Seconds after which one of several workers that does not answer the supervisor is killed and replaced. Workers
-    that load or compute for long do answer. 0: never, as for a debugger."""
+    """Seconds after which a process counts as hung: one batch has been running for so long, or one of several workers
+    does not answer the supervisor, although it does while it loads. The supervisor kills and replaces such a worker; a
+    server that stands alone says so in `/livez` and gRPC's `liveness`. 0: never, as for a debugger."""
     repository_poll_interval: Seconds = 5.0
     """Seconds between two looks at the model repository for new versions. 0: look only at start and at LoadModel."""
     admin_methods: bool = False

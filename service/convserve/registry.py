@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -137,6 +139,8 @@ class Registry:
         """Make an empty registry."""
         self._lock = threading.Lock()
         self._models: dict[str, _Model] = {}
+        self._published: weakref.WeakSet[LoadedVersion] = weakref.WeakSet()
+        """Those that were withdrawn too, for as long as they live: one may not come to its end."""
 
     def models(self) -> dict[str, dict[int, VersionStatus]]:
         """State of every version of every model."""
@@ -147,6 +151,15 @@ class Registry:
         """Every version that answers requests now."""
         with self._lock:
             return [version for model in self._models.values() for version in model.loaded.values()]
+
+    def longest_run(self) -> tuple[str, float]:
+        """The version whose oldest running batch has been running longest, and for how many seconds.
+
+        Versions that drain count too. With no batch running the seconds are 0.
+        """
+        with self._lock:
+            runs = {version.label: version.batcher.longest_run for version in self._published}
+        return max(runs.items(), key=operator.itemgetter(1), default=("", 0.0))
 
     def add_model(self, name: str) -> None:
         """Make a model known, with or without versions."""
@@ -201,6 +214,7 @@ class Registry:
             model = self._models.setdefault(name, _Model())
             previous = model.loaded.get(version)
             model.loaded[version] = loaded
+            self._published.add(loaded)
             model.settle()
             model.statuses[version] = replace(status, state=VersionState.AVAILABLE, reason="")
             return previous

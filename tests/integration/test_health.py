@@ -111,7 +111,7 @@ def test_a_long_name_is_answered_all_the_same(server: ServerProcess) -> None:
 
 def test_names_that_were_watched_are_forgotten() -> None:
     """Whoever watches chooses the name, of megabytes if he likes; it stays as long as he does."""
-    servicer = _Servicer()
+    servicer = _Servicer(str)
     contexts = [Context(), Context()]
     for context in contexts:
         servicer.Watch(health_pb2.HealthCheckRequest(service="made up"), context, lambda _: None)  # type: ignore[arg-type]

@@ -89,6 +89,8 @@ class Batcher:
         self._busy_until = 0.0
         self._lateness = Lateness()
         self._in_flight = 0
+        self._running: dict[int, float] = {}
+        """When each thread's batch started, of those that are running."""
         self._state = "idle"
         self._draining = False
         self._threads = [
@@ -120,6 +122,12 @@ class Batcher:
     def in_flight_rows(self) -> int:
         """Rows that were taken from the queue and are not answered yet."""
         return self._in_flight
+
+    @property
+    def longest_run(self) -> float:
+        """Seconds that the oldest of the batches that are running has been; 0 when none is."""
+        started = tuple(self._running.values())
+        return self._clock() - min(started) if started else 0.0
 
     @property
     def accepting(self) -> bool:
@@ -339,6 +347,8 @@ class Batcher:
         """Execute a batch and answer its items. Whatever goes wrong is the answer of its own items only."""
         started = self._clock()
         self._busy_until = started + self._times.predict(len(images))
+        thread = threading.get_ident()
+        self._running[thread] = started
         try:
             outputs = self._execute(images)
             if any(len(part) != len(images) for part in outputs):
@@ -347,6 +357,8 @@ class Batcher:
         except Exception as error:  # noqa: BLE001  # any failure of a runtime must reach the callers, not kill the thread
             self._fail(batch, error)
             return
+        finally:
+            del self._running[thread]
         finished = self._clock()
         run_seconds = finished - started
         self._times.record(len(images), run_seconds)

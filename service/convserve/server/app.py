@@ -111,7 +111,7 @@ class Server:
         self._guard = Guard(
             self._metrics, self._access, AccessLog(settings.access_log_share), settings.limits.max_concurrent_requests
         )
-        self._health = Health(list(_FILES))
+        self._health = Health(list(_FILES), self.find_hang if place is None else str)  # workers have a supervisor
         self.manager = Manager(settings, self._registry, self._metrics, plan.intra_op_threads)
         """Carries out admin methods in this process."""
         self._grpc: list[grpc.Server] = []
@@ -149,7 +149,7 @@ class Server:
             self._guard.tracing = open_tracing(settings.traces)
         if self._place is None:
             self._http = HttpServer(
-                settings.host, settings.http_port, self.metrics_registry, lambda: self._health.ready
+                settings.host, settings.http_port, self.metrics_registry, lambda: self._health.ready, self.find_hang
             )
             self._http.start()
         late = self._place is not None and self._place.late
@@ -199,6 +199,19 @@ class Server:
             self._guard.tracing.close()
         if self._http is not None:
             self._http.close()
+
+    def find_hang(self) -> str:
+        """Why this process should be replaced: a batch that does not end. Empty: it should not.
+
+        A runtime or a driver that does not come back cannot be ended from within the process.
+        """
+        limit = self._settings.worker_timeout
+        label, seconds = self._registry.longest_run()
+        if not 0 < limit < seconds:
+            return ""
+        why = f"{label} has been running one batch for {seconds:.0f} s"
+        log.error("a batch does not end", reason=why)
+        return why
 
     def _open_ports(self) -> None:
         self._grpc = self._build_grpc()

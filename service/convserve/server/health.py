@@ -1,7 +1,7 @@
 """`grpc.health.v1`: is the process alive, may it get traffic, which models answer.
 
 Service names: `""` and `readiness` say whether traffic should come; `liveness` says whether the process should live,
-and never changes while it does; each gRPC service and each model has its name.
+which is found out when somebody asks; each gRPC service and each model has its name.
 
 The servicer is our own. grpcio-health-checking's holds its lock while it sends to a watcher, and takes the same lock on
 the server's thread when a watcher leaves: a watcher that leaves while a status changes stops both threads for good.
@@ -21,6 +21,7 @@ from convserve.clock import monotonic
 SERVICE = "grpc.health.v1.Health"
 FILE = health_pb2.DESCRIPTOR
 
+_LIVENESS = "liveness"
 _Send = Callable[[health_pb2.HealthCheckResponse | None], None]
 _SENDERS = 8
 """Threads that send to watchers; one that does not read holds one of them, until nobody has patience any more."""
@@ -34,13 +35,18 @@ _NAME_LENGTH = 100
 class Health:
     """What health checks are told. Thread-safe; nothing here waits for a watcher."""
 
-    def __init__(self, services: Iterable[str]) -> None:
-        """Start as alive and not ready; `services` are the gRPC services that come and go with readiness."""
+    def __init__(self, services: Iterable[str], find_hang: Callable[[], str] = str) -> None:
+        """Start as alive and not ready.
+
+        Args:
+            services: the gRPC services that come and go with readiness.
+            find_hang: why the process should be replaced; empty: it should not.
+        """
         self._with_readiness = ["", "readiness", *services]
-        self._servicer = _Servicer()
+        self._servicer = _Servicer(find_hang)
         self.ready = False
         """Whether traffic should come."""
-        self._servicer.set("liveness", serving=True)
+        self._servicer.set(_LIVENESS, serving=True)
         self.set_ready(False)
 
     def register(self, server: grpc.Server) -> None:
@@ -76,7 +82,8 @@ class _Watcher:
 class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
     """Answers Check and Watch. The lock is never held while something is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, find_hang: Callable[[], str]) -> None:
+        self._find_hang = find_hang
         self._lock = threading.Lock()
         self._statuses: dict[str, int] = {}
         self._watchers: dict[str, set[_Watcher]] = {}
@@ -107,6 +114,8 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
         """Tell a status once."""
+        if request.service == _LIVENESS:
+            self.set(_LIVENESS, serving=not self._find_hang())
         with self._lock:
             status = self._statuses.get(request.service)
         if status is None:

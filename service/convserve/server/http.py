@@ -26,8 +26,22 @@ log = structlog.get_logger(__name__)
 class HttpServer:
     """A small HTTP server on threads of its own."""
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        is_ready: Callable[[], bool],
+        find_hang: Callable[[], str] = str,
+    ) -> None:
         """Bind the port; `start` begins to answer.
+
+        Args:
+            host: address to listen on.
+            port: its port; 0: any free one.
+            registry: what `/metrics` shows.
+            is_ready: whether traffic should come.
+            find_hang: why the process should be replaced; empty: it should not.
 
         Raises:
             ConfigError: the address cannot be bound.
@@ -46,7 +60,8 @@ class HttpServer:
                 listener.has_asked(self.connection)
                 path = self.path.partition("?")[0]
                 if path == "/livez":
-                    self._answer(200, b"ok\n")
+                    why = find_hang()
+                    self._answer(503 if why else 200, f"{why or 'ok'}\n".encode())
                 elif path == "/readyz":
                     ready = is_ready()
                     self._answer(200 if ready else 503, b"ok\n" if ready else b"not ready\n")

@@ -25,10 +25,10 @@ from convserve.config import Settings
 from convserve.errors import ConfigError, ConvserveError, InternalError, UnavailableError
 from convserve.host import CpuPlan
 from convserve.server.aggregate import AggregateCollector, Family, keep_growing, merge
+from convserve.server.hangs import wait_for_hang
 from convserve.server.http import HttpServer
 from convserve.server.line import Line, Question
 from convserve.server.restarts import Restarts
-from convserve.server.silence import wait_for_silence
 from convserve.tallies import Counts
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class _Worker:
         """The models it serves, once it is ready; or why it could not start."""
         self.said_why = False
         self.hung = False
-        """Whether it was killed because it did not answer."""
+        """Whether it was killed because it did its work no more."""
         self._last_metrics: list[Family] = []
         self._turn = threading.Lock()
         pipe, other_end = Pipe()
@@ -98,13 +98,14 @@ class _Worker:
         self.begin(InternalError(f"worker {self.index} ended before it was ready; see its log"))
 
     def wait(self, timeout: float) -> int:
-        """Wait for the end of the process; end it if it does not answer for `timeout` seconds, where that is above 0.
+        """Wait for the end of the process; end it if it hangs for `timeout` seconds, where that is above 0.
 
         Returns its status, negative for a signal.
         """
-        self.hung = timeout > 0 and wait_for_silence(self.line, timeout)
-        if self.hung:
-            log.error("worker does not answer; killed", worker=self.index, seconds=timeout)
+        why = wait_for_hang(self.line, timeout) if timeout > 0 else ""
+        self.hung = bool(why)
+        if why:
+            log.error("worker hangs; killed", worker=self.index, reason=why)
             self.process.kill()
         self.line.ended.wait()
         try:
@@ -135,7 +136,7 @@ class Supervisor:
         registry.register(AggregateCollector(self._snapshots))
         restarts = Counts("convserve_worker_restarts", "Workers that died and were replaced.", (), registry)
         self._restarts = restarts.labels()
-        hangs = Counts("convserve_worker_hangs", "Workers that did not answer and were killed.", (), registry)
+        hangs = Counts("convserve_worker_hangs", "Workers that hung and were killed.", (), registry)
         self._hangs = hangs.labels()
         Gauge("convserve_workers", "Workers that answer.", registry=registry).set_function(self._count_ready)
         self._registry = registry

@@ -130,6 +130,19 @@ def test_batches_grow_while_a_slot_is_busy(bench: Bench) -> None:
     assert [future.result(WAIT) for future in futures] == [[7.0], [1.0], [2.0], [3.0]]
 
 
+def test_the_longest_run_is_that_of_the_batch_that_began_first(bench: Bench) -> None:
+    """It tells of one that does not end; one that has failed runs no more."""
+    assert bench.batcher.longest_run == 0
+    _, future = bench.submit(7)
+    bench.gate.wait_inside()
+    bench.now += 3
+    assert bench.batcher.longest_run == 3
+    bench.gate.open(InternalError("broken"))
+    with pytest.raises(InternalError):
+        future.result(WAIT)
+    assert bench.batcher.longest_run == 0
+
+
 def test_a_large_request_comes_back_whole(bench: Bench) -> None:
     """Six rows through batches of four, in order."""
     _, future = bench.submit(1, 2, 3, 4, 5, 6)

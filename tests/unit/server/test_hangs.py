@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from convserve.server import silence
+from convserve.server import hangs
 
 
 class Clock:
@@ -26,21 +26,24 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(silence, "time", made)
+    monkeypatch.setattr(hangs, "time", made)
     return made
 
 
-def watched(clock: Clock, answers: Iterator[bool | type[Exception]]) -> Any:
-    """A line whose other end answers at once, never, or is gone."""
+def watched(clock: Clock, answers: Iterator[bool | str | type[Exception]]) -> Any:
+    """A line whose other end answers at once (all is well, or why not), never, or is gone."""
 
-    def ask(question: str, timeout: float | None = None) -> None:
+    def ask(question: str, timeout: float | None = None) -> str:
         answer = next(answers)
+        if isinstance(answer, str):
+            return answer
         if answer is False:
             assert timeout is not None, "somebody waits for ever"
             clock.now += timeout
             raise TimeoutError
         if answer is not True:
             raise answer
+        return ""
 
     def wait(seconds: float) -> bool:
         clock.now += seconds
@@ -49,16 +52,24 @@ def watched(clock: Clock, answers: Iterator[bool | type[Exception]]) -> Any:
     return SimpleNamespace(ask=ask, ended=SimpleNamespace(wait=wait))
 
 
-def test_four_questions_in_a_row_without_an_answer_are_a_silence(clock: Clock) -> None:
+def test_four_questions_in_a_row_without_an_answer_are_a_hang(clock: Clock) -> None:
     """Together they take as long as was asked for."""
-    assert silence.wait_for_silence(watched(clock, itertools.chain([True, True], itertools.repeat(False))), 8)
+    why = hangs.wait_for_hang(watched(clock, itertools.chain([True, True], itertools.repeat(False))), 8)
+    assert why == "it has not answered for 8 s"
     assert clock.now == 2 + 8
 
 
-def test_an_answer_in_between_ends_a_silence(clock: Clock) -> None:
+def test_what_is_wrong_four_times_in_a_row_is_a_hang(clock: Clock) -> None:
+    """Once may be chance: the whole machine was paused, and the batch ends now."""
+    stuck = "mnist version 1 has been running one batch for 9 s"
+    answers: list[bool | str] = [True, stuck, stuck, stuck, True, stuck, stuck, False, stuck]
+    assert hangs.wait_for_hang(watched(clock, iter(answers)), 8) == stuck
+
+
+def test_an_answer_in_between_ends_a_hang(clock: Clock) -> None:
     """As of a process that was paused, slow, or short of memory for a while."""
     answers: list[bool | type[Exception]] = [True, False, False, False, True, False, False, False, True, EOFError]
-    assert not silence.wait_for_silence(watched(clock, iter(answers)), 8)
+    assert not hangs.wait_for_hang(watched(clock, iter(answers)), 8)
 
 
 def test_questions_that_cannot_be_asked_are_not_asked_faster(clock: Clock) -> None:
@@ -70,15 +81,15 @@ def test_questions_that_cannot_be_asked_are_not_asked_faster(clock: Clock) -> No
 
     line = watched(clock, iter([]))
     line.ask = refuse
-    assert silence.wait_for_silence(line, 8)
+    assert hangs.wait_for_hang(line, 8)
     assert clock.now == 8
 
 
 @pytest.mark.parametrize("gone", [EOFError, BrokenPipeError])
 def test_who_is_gone_is_not_silent(clock: Clock, gone: type[Exception]) -> None:
     """Before the first answer, and later."""
-    assert not silence.wait_for_silence(watched(clock, iter([gone])), 8)
-    assert not silence.wait_for_silence(watched(clock, iter([True, True, gone])), 8)
+    assert not hangs.wait_for_hang(watched(clock, iter([gone])), 8)
+    assert not hangs.wait_for_hang(watched(clock, iter([True, True, gone])), 8)
 
 
 def test_the_first_answer_may_take_as_long_as_it_wants() -> None:
@@ -92,7 +103,7 @@ def test_the_first_answer_may_take_as_long_as_it_wants() -> None:
         raise EOFError
 
     line: Any = SimpleNamespace(ask=ask)
-    watch = threading.Thread(target=silence.wait_for_silence, args=(line, 0.001))
+    watch = threading.Thread(target=hangs.wait_for_hang, args=(line, 0.001))
     watch.start()
     assert begun.wait(10)
     watch.join(0.05)
