@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -40,8 +41,10 @@ def connect() -> Iterator[Callable[..., tuple[Line, Line]]]:
     yield make
     for line, wire in made:
         if not line.ended.is_set():
-            wire.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # its other end may have ended both by now
+                wire.shutdown(socket.SHUT_RDWR)
         assert line.ended.wait(10)
+    for _, wire in made:
         wire.close()
 
 
