@@ -6,12 +6,13 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
 from convserve import manifest as manifests
 from convserve import memory, repository
+from convserve.clock import monotonic
 from convserve.config import Settings
 from convserve.errors import (
     ArtifactError,
@@ -27,7 +28,23 @@ from convserve.registry import Registry, VersionStatus
 from convserve.repository import FoundVersion
 from convserve.routing import Routes, check_alias
 
+_RETRY_SECONDS = 15.0
+"""How soon a version that failed is tried again as it is; each time twice as long."""
+_RETRY_AT_MOST_SECONDS = 600.0
+
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Retry:
+    """When a version that failed is tried again, though its manifest has not changed.
+
+    A file may have arrived after the manifest, the file system may answer again, a device may have memory again.
+    """
+
+    fingerprint: str
+    delay: float
+    at: float
 
 
 class Manager:
@@ -42,6 +59,7 @@ class Manager:
         self._turn = threading.RLock()
         self._pinned: defaultdict[str, set[int]] = defaultdict(set)
         self._held: defaultdict[str, set[int]] = defaultdict(set)
+        self._retries: dict[tuple[str, int], _Retry] = {}
         self._stopping = threading.Event()
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a version became available or was unloaded."""
@@ -222,8 +240,11 @@ class Manager:
             pinned=frozenset({*self._pinned[model], *self._registry.routes(model).aliases.values()}),
             held=frozenset(self._held[model]),
         )
-        for version in self._known(model).keys() - found.keys():
-            self._forget_failure(model, version)
+        now = monotonic()
+        for version in self._known(model):
+            retry = self._retries.get((model, version))
+            if version not in found or (retry is not None and now >= retry.at):
+                self._forget_failure(model, version)
         changed = False
         while action := next_action(fingerprints, self._known(model), policy):
             changed = True
@@ -242,10 +263,12 @@ class Manager:
         return [status for version, status in failures.items() if version in wanted or not answering]
 
     def _forget_failure(self, model: str, version: int) -> None:
-        """Let a failed version be tried anew, or end its failure when it is gone."""
+        """Let a failed version, or a failed reload, be tried anew, or end its failure when it is gone."""
         status = self._registry.models().get(model, {}).get(version)
         if status is not None and status.state is VersionState.FAILED:
             self._registry.set_status(model, version, replace(status, state=VersionState.UNLOADED))
+        elif status is not None and status.state is VersionState.AVAILABLE and status.reason:
+            self._registry.set_status(model, version, replace(status, fingerprint=""))
 
     def _known(self, model: str) -> dict[int, Known]:
         statuses = self._registry.models().get(model, {})
@@ -268,12 +291,16 @@ class Manager:
         except Exception as error:  # whatever it was, the version must not stay in between, and others go on
             foreseen = isinstance(error, ArtifactError | RuntimeNotInstalledError)
             reason = str(error) if foreseen else f"{found.directory}: {type(error).__name__}: {error}"
-            log.error("version failed", model=model, version=version, reason=reason, exc_info=not foreseen)
+            delay = self._retry_later(model, version, fingerprint)
+            log.error(
+                "version failed", model=model, version=version, reason=reason, retry_in=delay, exc_info=not foreseen
+            )
             self._metrics.load_failures.labels(model).inc()
             status = replace(status, state=VersionState.FAILED, reason=reason)
             if serving:
                 self._registry.note_failed_reload(model, version, status)
             return note(status)
+        self._retries.pop((model, version), None)
         loaded.batcher.start()
         previous = self._registry.publish(loaded, status)
         self.on_change()
@@ -281,6 +308,14 @@ class Manager:
         if previous is not None:
             previous.unload(self._settings.drain.timeout)
         return status
+
+    def _retry_later(self, model: str, version: int, fingerprint: str) -> float:
+        """Note when a version that failed is due again. Returns the seconds until then."""
+        before = self._retries.get((model, version))
+        again = before is not None and before.fingerprint == fingerprint
+        delay = min(before.delay * 2, _RETRY_AT_MOST_SECONDS) if before and again else _RETRY_SECONDS
+        self._retries[model, version] = _Retry(fingerprint, delay, monotonic() + delay)
+        return delay
 
     def _unload(self, model: str, version: int) -> int:
         loaded = self._registry.withdraw(model, version)

@@ -203,7 +203,7 @@ class Registry:
             statuses[version] = replace(statuses[version], fingerprint=failed.fingerprint, reason=reason)
 
     def set_status(self, name: str, version: int, status: VersionStatus) -> None:
-        """Note the state of a version that takes no requests."""
+        """Note what is known of a version, other than that it became available."""
         with self._lock:
             self._models.setdefault(name, _Model()).statuses[version] = status
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from convserve.config import ModelSettings, Settings
 from convserve.lifecycle import VersionState
+from convserve.loading import Loader
 from convserve.manager import Manager
 from convserve.metrics import Metrics
 from convserve.registry import Registry
+from convserve.repository import FoundVersion
 from support import versions
 
 
@@ -60,4 +64,92 @@ def test_permissions_that_were_mended_are_noticed(tmp_path: Path, monkeypatch: p
     private.clear()
     manager.reconcile()
     assert registry.default_version("stripes") == 1
+    manager.close()
+
+
+class Clock:
+    """The manager's time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("convserve.manager.monotonic", made)
+    return made
+
+
+def test_a_file_that_comes_after_the_manifest_is_waited_for(tmp_path: Path, clock: Clock) -> None:
+    """As of a plain copy into the repository; nobody has to touch the version for it to be found."""
+    root = tmp_path / "repository"
+    model = versions.write_version(root) / "model.onnx"
+    content = model.read_bytes()
+    model.unlink()
+    manager, registry = manage(root)
+    assert registry.models()["stripes"][1].state is VersionState.FAILED
+    model.write_bytes(content)
+    clock.now += 14
+    manager.reconcile()
+    assert registry.default_version("stripes") == 0
+    clock.now += 1
+    manager.reconcile()
+    assert registry.default_version("stripes") == 1
+    manager.close()
+
+
+def test_a_version_that_goes_on_failing_is_tried_less_and_less_often(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 15 seconds, twice as long each time, and every 10 minutes in the end; meanwhile the older one answers."""
+    root = tmp_path / "repository"
+    versions.write_version(root)
+    (versions.write_version(root, version=2) / "model.onnx").unlink()
+    tried: list[float] = []
+    load = Loader.load
+
+    def noted(self: Loader, found: FoundVersion, *args: Any, **how: Any) -> Any:
+        if found.version == 2:
+            tried.append(clock.now)
+        return load(self, found, *args, **how)
+
+    monkeypatch.setattr(Loader, "load", noted)
+    manager, registry = manage(root)
+    while len(tried) < 9:
+        clock.now += 5
+        assert not manager.reconcile()
+        assert registry.models()["stripes"][2].state is VersionState.FAILED
+        assert registry.default_version("stripes") == 1
+    assert np.diff(tried).tolist() == [15, 30, 60, 120, 240, 480, 600, 600]
+    manager.close()
+
+
+def test_new_content_that_could_not_be_loaded_is_tried_again(tmp_path: Path, clock: Clock) -> None:
+    """The version answers as it was proved all the while."""
+    root = tmp_path / "repository"
+    directory = versions.write_version(root)
+    manager, registry = manage(root)
+    first = registry.models()["stripes"][1].digest
+    versions.write_version(tmp_path / "other", seed=1)
+    for path in (tmp_path / "other/stripes/1").iterdir():
+        path.replace(directory / path.name)
+    model = directory / "model.onnx"
+    content = model.read_bytes()
+    model.unlink()
+    manager.reconcile()
+    status = registry.models()["stripes"][1]
+    assert (status.state, status.digest) == (VersionState.AVAILABLE, first)
+    assert "still serving what was proved before" in status.reason
+    model.write_bytes(content)
+    manager.reconcile()
+    assert registry.models()["stripes"][1].digest == first
+    clock.now += 15
+    manager.reconcile()
+    status = registry.models()["stripes"][1]
+    assert (status.state, status.reason) == (VersionState.AVAILABLE, "")
+    assert status.digest != first
     manager.close()
