@@ -35,6 +35,16 @@ def client(server: ServerProcess) -> Iterator[convserve.Client]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def int8_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[convserve.Client]:
+    """Of a server that runs the int8 files."""
+    with (
+        serving(MODELS, tmp_path_factory.mktemp("int8"), "--model-variant", "int8") as running,
+        convserve.Client(running.target) as made,
+    ):
+        yield made
+
+
 def newest(name: str) -> tuple[Path, m.Manifest]:
     """Directory and manifest of the newest bundled version."""
     number = max(int(entry.name) for entry in (MODELS / name).iterdir() if entry.name.isdigit())
@@ -83,6 +93,18 @@ def test_served_answers_equal_the_models(name: str, client: convserve.Client) ->
     for one, row in zip(served, expected, strict=True):
         assert {entry.index: entry.probability for entry in one.top} == pytest.approx(dict(enumerate(row)), abs=1e-5)
     assert np.mean([one.index == label for one, label in zip(served, labels, strict=True)]) > 0.7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_int8_files_are_served_and_agree_with_float32(
+    name: str, client: convserve.Client, int8_client: convserve.Client
+) -> None:
+    """Nearly every class is the same; the probabilities are not, so that it is another file that answers."""
+    images, _ = sample(name)
+    float32 = client.classify_batch(images, model=name)
+    int8 = int8_client.classify_batch(images, model=name)
+    assert np.mean([one.index == other.index for one, other in zip(float32, int8, strict=True)]) > 0.95
+    assert [one.probability for one in float32] != [one.probability for one in int8]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,6 +177,19 @@ def test_served_accuracy_is_the_manifests(
     answers = client.classify_batch(images, model=name, timeout=300)
     right = sum(one.index == label for one, label in zip(answers, labels.tolist(), strict=True))
     assert right == round(newest(name)[1].metrics["accuracy"] * len(images))
+
+
+@pytest.mark.full_data
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NAMES)
+def test_served_accuracy_of_int8_is_the_manifests(
+    name: str, int8_client: convserve.Client, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As it was measured where the file was made; processors round an int8 product differently now and then."""
+    images, labels = _full_test_split(name, tmp_path_factory)
+    answers = int8_client.classify_batch(images, model=name, timeout=300)
+    accuracy = np.mean([one.index == label for one, label in zip(answers, labels.tolist(), strict=True)])
+    assert accuracy == pytest.approx(newest(name)[1].trials["int8"].accuracy, abs=5e-4)
 
 
 def _full_test_split(name: str, factory: pytest.TempPathFactory) -> tuple[Images, np.ndarray]:

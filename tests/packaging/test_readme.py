@@ -28,6 +28,16 @@ def test_figures_of_the_bundled_models() -> None:
     assert f"largest difference {max(differences):.1e}" in TEXT
 
 
+def test_figures_of_int8() -> None:
+    """Speed with one image, and accuracy lost, as the manifests have them."""
+    for name in ("cifar10", "mnist"):
+        content, _ = manifest.read(max((ROOT / "models" / name).glob("[0-9]*"), key=lambda path: int(path.name)))
+        trial = content.trials["int8"]
+        faster, lost = f"`{name}` {trial.speedup['1']:.1f} times", f"for {trial.test_loss_points:.2f}"
+        assert faster in TEXT
+        assert lost in TEXT[TEXT.index(faster) :][:60]
+
+
 def test_figures_of_measurements() -> None:
     """After a measurement the README has to follow."""
     soak, drain, overload = result("soak"), result("drain"), result("overload")["servers"]

@@ -53,7 +53,7 @@ def test_every_version_is_a_row(described: Path, capsys: pytest.CaptureFixture[s
     assert run(["table", str(described)]) == 0
     text = capsys.readouterr().out
     assert "| `by-hand` | stripes 1 | 100.00 % |" in text
-    assert "refused: 0.90 and 1.25 times as fast, +0.25 points lost" in text
+    assert "refused: 0.90 and 1.25 times as fast, -0.25 points of accuracy" in text
 
 
 def test_the_table_goes_to_its_place_in_a_page(

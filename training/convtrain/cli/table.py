@@ -120,7 +120,7 @@ def _verdict(trial: dict[str, Any] | None) -> str:
     if trial is None:
         return "not tried"
     speeds = " and ".join(f"{value:.2f}" for value in trial["speedup"].values())
-    figures = f"{speeds} times as fast, {trial['test_loss_points']:+.2f} points lost"
+    figures = f"{speeds} times as fast, {0.0 - trial['test_loss_points']:+.2f} points of accuracy"
     return f"{'published' if trial['published'] else 'refused'}: {figures}"
 
 
