@@ -41,6 +41,8 @@ def write_version(repository: Path, name: str = NAME) -> Path:
         version=1,
         golden=manifests.Golden(count=len(images), tolerances={"cpu": 1e-4}),
         files=manifests.digest_files(directory),
+        variants={},
+        trials={},
     )
     manifests.write(directory, manifest)
     return directory
