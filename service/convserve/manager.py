@@ -240,10 +240,11 @@ class Manager:
             pinned=frozenset({*self._pinned[model], *self._registry.routes(model).aliases.values()}),
             held=frozenset(self._held[model]),
         )
-        now = monotonic()
+        failed = broken(fingerprints, self._known(model))
         for version in self._known(model):
             retry = self._retries.get((model, version))
-            if version not in found or (retry is not None and now >= retry.at):
+            due = retry is not None and monotonic() >= retry.at
+            if version not in found or (due and version in policy.wanted(found, failed - {version})):
                 self._forget_failure(model, version)
         changed = False
         while action := next_action(fingerprints, self._known(model), policy):

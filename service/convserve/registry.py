@@ -158,8 +158,8 @@ class Registry:
         Versions that drain count too. With no batch running the seconds are 0.
         """
         with self._lock:
-            runs = {version.label: version.batcher.longest_run for version in self._published}
-        return max(runs.items(), key=operator.itemgetter(1), default=("", 0.0))
+            runs = [(version.label, version.batcher.longest_run) for version in self._published]
+        return max(runs, key=operator.itemgetter(1), default=("", 0.0))
 
     def add_model(self, name: str) -> None:
         """Make a model known, with or without versions."""

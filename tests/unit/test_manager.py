@@ -128,6 +128,19 @@ def test_a_version_that_goes_on_failing_is_tried_less_and_less_often(
     manager.close()
 
 
+def test_a_failed_version_that_is_not_wanted_any_more_stays_failed(tmp_path: Path, clock: Clock) -> None:
+    """A newer one answers: there is nothing to try it for, and its reason stays to be read."""
+    root = tmp_path / "repository"
+    (versions.write_version(root) / "model.onnx").unlink()
+    manager, registry = manage(root)
+    versions.write_version(root, version=2)
+    clock.now += 1000
+    manager.reconcile()
+    assert registry.default_version("stripes") == 2
+    assert registry.models()["stripes"][1].state is VersionState.FAILED
+    manager.close()
+
+
 def test_new_content_that_could_not_be_loaded_is_tried_again(tmp_path: Path, clock: Clock) -> None:
     """The version answers as it was proved all the while."""
     root = tmp_path / "repository"
