@@ -89,8 +89,7 @@ class Batcher:
         self._busy_until = 0.0
         self._lateness = Lateness()
         self._in_flight = 0
-        self._running: dict[int, float] = {}
-        """When each thread's batch started, of those that are running."""
+        self._running: dict[int, float] = {}  # when the batch of each thread that computes one started
         self._state = "idle"
         self._draining = False
         self._threads = [
@@ -347,8 +346,7 @@ class Batcher:
         """Execute a batch and answer its items. Whatever goes wrong is the answer of its own items only."""
         started = self._clock()
         self._busy_until = started + self._times.predict(len(images))
-        thread = threading.get_ident()
-        self._running[thread] = started
+        self._running[thread := threading.get_ident()] = started
         try:
             outputs = self._execute(images)
             if any(len(part) != len(images) for part in outputs):
