@@ -20,6 +20,12 @@ from convserve.manifest import INPUT_NAME, LOGITS_NAME, ONNX_FILE, PROBABILITIES
 
 ort.disable_telemetry_events()  # for builds that do not read the variable
 ort.set_default_logger_severity(3)  # errors only: its warnings speak to people who build graphs
+# What lies between the layers of a CPU's sessions comes from one arena: what one has used, the next one uses. Weights
+# stay out of it (below), so that between two runs none of it is in use, and `trim` gives back what no other run holds.
+ort.create_and_register_allocator(
+    ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
+    ort.OrtArenaCfg(0, -1, -1, -1),  # no limit, and the defaults for how it grows
+)
 
 _PROVIDERS: dict[Device, tuple[str, dict[str, Any]]] = {
     "cpu": ("CPUExecutionProvider", {}),
@@ -69,6 +75,9 @@ class OnnxRuntime:
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if device == "cpu":
+            options.add_session_config_entry("session.use_env_allocators", "1")
+            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if variant == "optimized":
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         provider, provider_options = _provider(device)
