@@ -1,7 +1,8 @@
-"""TensorFlow and Keras, opened late and quietly.
+"""Keras and what it computes with, opened late and quietly.
 
 Opening them takes seconds, and much of convtrain (data sets, presets, reading manifests) does without. So modules ask
-here, inside the functions that need them.
+here, inside the functions that need them. All steps run on TensorFlow; training alone runs on JAX too, where that is
+what the machine with the GPU has, and the steps after it then run elsewhere.
 """
 
 from __future__ import annotations
@@ -17,11 +18,27 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from types import ModuleType
+from typing import Literal, TypeAlias
 
 from convtrain.errors import MissingExtraError
 
 INSTALL_HINT = "pip install 'convserve[train]'"
 LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime")
+
+Backend: TypeAlias = Literal["tensorflow", "jax"]
+
+_backend: Backend = "tensorflow"
+
+
+def choose(backend: Backend) -> None:
+    """Have Keras compute with a library. One process has one, so this comes before Keras is opened."""
+    global _backend  # Keras itself has one backend in a process
+    _backend = backend
+
+
+def chosen() -> Backend:
+    """What Keras computes with in this process."""
+    return _backend
 
 
 def require() -> None:
@@ -30,7 +47,7 @@ def require() -> None:
     Raises:
         MissingExtraError: a library is missing.
     """
-    for name in LIBRARIES:
+    for name in LIBRARIES if _backend == "tensorflow" else ("keras", _backend):
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             raise _missing(name)
 
@@ -53,13 +70,18 @@ def tensorflow() -> ModuleType:
 
 @functools.cache
 def keras() -> ModuleType:
-    """The module `keras`, on TensorFlow, float32 and channels last, whatever the user's own configuration says.
+    """The module `keras`, on the backend chosen, float32 and channels last, whatever the user's configuration says.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not installed, or its backend is not.
     """
-    tensorflow()
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    if _backend == "tensorflow":
+        tensorflow()
+    else:
+        # JAX takes three quarters of every card's memory otherwise, and a server beside it gets none.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        _open(_backend)
+    os.environ["KERAS_BACKEND"] = _backend
     module = _open("keras")
     module.config.set_dtype_policy("float32")
     module.config.set_floatx("float32")
@@ -78,9 +100,13 @@ def tf2onnx() -> ModuleType:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and TensorFlow, and make TensorFlow's kernels give the same result every time."""
+    """Seed everything random, and make TensorFlow's kernels give the same result every time.
+
+    JAX's do so on a CPU; on a GPU where the variable XLA_FLAGS holds --xla_gpu_deterministic_ops=true.
+    """
     keras().utils.set_random_seed(seed)
-    tensorflow().config.experimental.enable_op_determinism()
+    if _backend == "tensorflow":
+        tensorflow().config.experimental.enable_op_determinism()
 
 
 @contextlib.contextmanager
@@ -116,7 +142,8 @@ def _open(name: str) -> ModuleType:
 
 
 def _missing(name: str) -> MissingExtraError:
-    return MissingExtraError(f"training needs {name}, which is not installed: {INSTALL_HINT}")
+    hint = "pip install 'jax[cuda13]', or jax for the CPU alone" if name.startswith("jax") else INSTALL_HINT
+    return MissingExtraError(f"training needs {name}, which is not installed: {hint}")
 
 
 @contextlib.contextmanager

@@ -14,10 +14,13 @@ from convtrain import backend
 def fast_batch_normalization() -> Any:
     """The class `keras.layers.BatchNormalization` with one fused kernel for training on maps.
 
-    Keras writes the training step as separate operations in float32, which on a CPU takes several times as long. The
-    weights and what happens outside of training are Keras' own.
+    Keras writes the training step as separate operations in float32, which in TensorFlow on a CPU takes several times
+    as long. The weights and what happens outside of training are Keras' own. JAX fuses what Keras writes.
     """
-    keras, tf = backend.keras(), backend.tensorflow()
+    keras = backend.keras()
+    if backend.chosen() == "jax":
+        return keras.layers.BatchNormalization
+    tf = backend.tensorflow()
 
     class FastBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc, name-defined, unused-ignore]
         """`keras.layers.BatchNormalization`, faster."""

@@ -14,11 +14,15 @@ from convtrain.history import Epoch
 def log(directory: Path) -> Iterator[Callable[[Epoch], None]]:
     """Open a new event file in `directory`; yields the function that adds an epoch's figures to it.
 
-    A resumed run goes on in a file of its own. An epoch that was cut off and trained again has the same figures.
+    A resumed run goes on in a file of its own. An epoch that was cut off and trained again has the same figures. With
+    JAX there may be no TensorFlow to write events with, so there are none; `history.csv` has the same figures.
 
     Raises:
         OSError: the file cannot be written.
     """
+    if backend.chosen() == "jax":
+        yield lambda _: None
+        return
     tf = backend.tensorflow()
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
     with backend.disk_errors():

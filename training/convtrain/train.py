@@ -195,6 +195,8 @@ def _run_epoch(pair: _Pair, config: TrainingConfig, data: Data, number: int, adv
                 f"the loss became {logs['loss']} in epoch {number}, step {step + 1}; a lower --learning-rate may help "
                 f"(it is {config.optimizer.learning_rate:g})"
             )
+        if backend.chosen() == "jax":
+            trainer.jax_state_sync()  # Keras keeps the weights to itself during an epoch
         pair.average.update((number - 1) * steps + step)
         text = f"epoch {number}/{config.epochs}  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}"
         advance(1, text)
@@ -252,7 +254,7 @@ def _compiled(model: Any, config: TrainingConfig) -> Any:
         if loss.labels == "sparse"
         else keras.losses.CategoricalCrossentropy(from_logits=from_logits, label_smoothing=loss.label_smoothing),
         metrics=["accuracy"],
-        jit_compile=False,  # slower on CPU, and not deterministic
+        jit_compile=backend.chosen() == "jax",  # TensorFlow's is slower on CPU, and not deterministic
     )
     return compiled
 

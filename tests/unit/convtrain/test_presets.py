@@ -19,6 +19,7 @@ from convtrain.presets import PRESETS, Preset, find
 PARAMETERS = {
     "mnist": 488_026,
     "cifar10": 2_492_738,
+    "cifar10-96": 12_434_242,
     "mnist-simple": 225_034,
     "mnist-deep": 1_199_882,
     "mnist-batchnorm": 1_626_154,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from convtrain.backend import Backend
 from convtrain.cli import artifacts, catalogue, doctor, options, steps, table
 from convtrain.config import Precision
 
@@ -37,6 +38,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     train = add("train", "Train a preset into a run directory.", steps.train)
     _add_training(train)
+    train.add_argument(
+        "--backend",
+        choices=get_args(Backend),
+        default="tensorflow",
+        help="what Keras computes with; jax needs no TensorFlow, whose machine then does the rest: `convtrain run "
+        "--resume RUN` (default: %(default)s)",
+    )
 
     evaluate = add("evaluate", "Measure a trained run on the test split.", steps.evaluate)
     _add_run(evaluate)

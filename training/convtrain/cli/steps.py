@@ -45,6 +45,7 @@ _CHOICES = (
 
 def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Train a preset."""
+    backend.choose(options.backend)
     with _started(options, arguments) as pipeline:
         history = pipeline.train()
     _show(options, {"run": str(pipeline.run.directory)} | _training(history))
