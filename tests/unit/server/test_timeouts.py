@@ -34,7 +34,7 @@ def test_each_is_told_once_at_its_own_time() -> None:
 
 
 def test_what_was_answered_is_not_kept() -> None:
-    """A request that is long gone when its time comes takes no memory until then, and is told nothing."""
+    """A request that is long gone when its time comes is told nothing."""
     timeouts = Timeouts()
     answered, other = Waiting(), Waiting()
     timeouts.add(10.0, answered.cancel)
@@ -44,3 +44,17 @@ def test_what_was_answered_is_not_kept() -> None:
     timeouts.end(10.0)
     assert told == []
     assert len(other.told) == 1
+
+
+def test_answers_of_requests_that_had_hours_leave_nothing_behind() -> None:
+    """Callers may name any time; what has been answered is forgotten long before, and who waits is still told."""
+    timeouts = Timeouts()
+    kept = [Waiting() for _ in range(10)]
+    for number in range(100_000):
+        answered = Waiting()
+        timeouts.add(1e9 + number, answered.cancel)
+        if not number % 10_000:
+            timeouts.add(1e6 - number, kept[number // 10_000].cancel)
+    assert len(timeouts.waiting) < 2500
+    assert timeouts.end(1e8) > 0
+    assert all(len(one.told) == 1 for one in kept)
