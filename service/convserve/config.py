@@ -29,6 +29,8 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]  # no clock waits for ever
+GrpcSeconds = Annotated[float, msgspec.Meta(ge=0, le=24 * 86400)]  # gRPC takes milliseconds, as a C int
+GrpcCount = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
@@ -108,14 +110,14 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     """Pixels of one encoded image, judged by its header before anything is decoded."""
     max_header_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**20)] = 16 * 2**10
     """Bytes of one call's metadata."""
-    max_connections: Count = 4096
+    max_connections: GrpcCount = 4096
     """Connections to one worker; more are closed at once."""
-    max_streams_per_connection: Count = 1024
+    max_streams_per_connection: GrpcCount = 1024
     """Calls that may be under way on one connection; a client holds more back by itself."""
-    max_connection_age: Seconds = 600.0
+    max_connection_age: GrpcSeconds = 600.0
     """Seconds after which a connection is asked to close and to open anew, so that callers spread over new workers and
     replicas. 0: never."""
-    max_connection_age_grace: Seconds = 60.0
+    max_connection_age_grace: GrpcSeconds = 60.0
     """Seconds that calls on such a connection get to finish; shorter than a request takes would cut it."""
     max_concurrent_requests: Count = 256
     """Requests that one worker handles at the same time, each on a thread of its own; more wait in line."""

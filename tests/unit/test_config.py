@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
+import msgspec
 import pytest
 
 from convserve import config
 from convserve.errors import ConfigError
+from convserve.server import listener
 
 
 def parse(*argv: str) -> dict[str, object]:
@@ -47,6 +51,8 @@ def test_models_override_the_common_section(tmp_path: Path) -> None:
         (["--log-level", "loud"], {}, "it must be one of debug, info, warning, error"),
         (["--model-allowed-batch-sizes", "4,2,64"], {}, r"must be ascending and end with max_batch_size"),
         (["--model-max-queue-rows", "5"], {}, "max_queue_rows is 5, less than max_batch_size"),
+        (["--limits-max-connection-age", "2592000"], {}, "--limits-max-connection-age is '2592000': Expected"),
+        (["--limits-max-connections", "9999999999"], {}, "--limits-max-connections is '9999999999': Expected"),
         (["--config", "nowhere.toml"], {}, "nowhere.toml cannot be read"),
     ],
 )
@@ -55,6 +61,21 @@ def test_a_wrong_setting_is_named(argv: list[str], environment: dict[str, str], 
     with pytest.raises(ConfigError) as refused:
         config.load(parse(*argv), environment)
     assert message in str(refused.value)
+
+
+def test_grpc_takes_every_limit_that_a_setting_takes() -> None:
+    """It has 32 bits for what the settings have as numbers of any size, and seconds as milliseconds."""
+    largest = config.LimitSettings(
+        max_message_bytes=2**31 - 1,
+        max_header_bytes=2**20,
+        max_connections=2**31 - 1,
+        max_streams_per_connection=2**31 - 1,
+        max_connection_age=24 * 86400.0,
+        max_connection_age_grace=24 * 86400.0,
+    )
+    assert config.load({f"limits_{name}": str(value) for name, value in msgspec.structs.asdict(largest).items()}, {})
+    with ThreadPoolExecutor(1) as pool:
+        grpc.server(pool, options=listener.options(largest, shared=False)).stop(0).wait(10)
 
 
 @pytest.mark.parametrize(
