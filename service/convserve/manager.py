@@ -19,6 +19,7 @@ from convserve.errors import (
     InvalidRequestError,
     NotFoundError,
     RuntimeNotInstalledError,
+    UnavailableError,
     VersionNotAvailableError,
 )
 from convserve.lifecycle import Known, Load, VersionPolicy, VersionState, Wishes, broken, next_action
@@ -73,11 +74,12 @@ class Manager:
     def load(self, model: str, version: int) -> int:
         """Load a version whatever the policy says, and keep it until it is unloaded; 0: the highest there is.
 
-        Returns the version.
+        Returns the version. One that cannot be loaded is wanted no more than before.
 
         Raises:
             NotFoundError: the repository has no such version.
             VersionNotAvailableError: it could not be proved; says why.
+            UnavailableError: the manager was closed.
         """
         with self._turn:
             found = repository.scan(self._settings.model_repository).get(model, {})
@@ -86,12 +88,16 @@ class Manager:
                 known = ", ".join(map(str, sorted(found))) or "none"
                 raise NotFoundError(f"the repository has no version {version} of {model!r}; it has: {known}")
             self._introduce(model)
+            before = self._pinned[model].copy(), self._held[model].copy()
             self._held[model].discard(version)
             self._pinned[model].add(version)
             self._forget_failure(model, version)
             self._settle(model, found)
+            if self._stopping.is_set():
+                raise UnavailableError("the server is shutting down; try another one")
             status = self._registry.models()[model][version]
             if status.state is not VersionState.AVAILABLE:
+                self._pinned[model], self._held[model] = before
                 raise VersionNotAvailableError(f"{model} version {version} is {status.state.value}: {status.reason}")
             return version
 
@@ -120,8 +126,8 @@ class Manager:
                     raise VersionNotAvailableError(
                         f"{model} version {version} is what the alias {named[0]!r} stands for; move the alias first"
                     )
-            self._held[model].update(versions)
             found = repository.scan(self._settings.model_repository).get(model, {})
+            self._held[model].update(versions)
             if not version:  # or the policy would bring the next older one
                 self._held[model].update(found)
             self._pinned[model].difference_update(versions)
@@ -144,6 +150,7 @@ class Manager:
         with self._turn:
             if not self._registry.has_model(model):
                 raise NotFoundError(f"model {model!r} does not exist")
+            pinned = self._pinned[model].copy()
             if version and not self._registry.is_loaded(model, version):
                 self.load(model, version)
             routes = self._registry.routes(model)
@@ -151,6 +158,7 @@ class Manager:
             if version:
                 aliases[alias] = version
             self._registry.set_routes(model, replace(routes, aliases=aliases))
+            self._pinned[model] = pinned  # as long as the alias stands for the version, that is reason enough
             log.info("alias set", model=model, alias=alias, version=version)
             return aliases
 
@@ -220,7 +228,10 @@ class Manager:
             self._registry.set_routes(model, routes)
 
     def close(self) -> int:
-        """Stop watching and unload everything. Returns how many accepted requests had to be refused."""
+        """Stop watching and unload everything; nothing is loaded any more.
+
+        Returns how many accepted requests had to be refused.
+        """
         self._stopping.set()
         with self._turn:
             refused = 0
@@ -231,7 +242,10 @@ class Manager:
         return refused
 
     def _settle(self, model: str, found: dict[int, FoundVersion]) -> list[VersionStatus]:
-        """Load and unload versions of one model until nothing is left to do. Returns failures as `reconcile` does."""
+        """Load and unload versions of one model until nothing is left to do, or `close` is called.
+
+        Returns failures as `reconcile` does.
+        """
         failures: dict[int, VersionStatus] = {}
         decisive = [manifests.MANIFEST_FILE, *([manifests.SIGNATURE_FILE] if self._loader.verifier else [])]
         fingerprints = {version: _fingerprint(entry, decisive) for version, entry in found.items()}
@@ -247,7 +261,7 @@ class Manager:
             if version not in found or (due and version in policy.wanted(found, failed - {version})):
                 self._forget_failure(model, version)
         changed = False
-        while action := next_action(fingerprints, self._known(model), policy):
+        while not self._stopping.is_set() and (action := next_action(fingerprints, self._known(model), policy)):
             changed = True
             if isinstance(action, Load):
                 status = self._load(found[action.version], fingerprints[action.version])

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from convserve.config import ModelSettings, Settings
+from convserve.errors import ConfigError, UnavailableError, VersionNotAvailableError
 from convserve.lifecycle import VersionState
 from convserve.loading import Loader
 from convserve.manager import Manager
@@ -166,3 +167,69 @@ def test_new_content_that_could_not_be_loaded_is_tried_again(tmp_path: Path, clo
     assert (status.state, status.reason) == (VersionState.AVAILABLE, "")
     assert status.digest != first
     manager.close()
+
+
+def test_a_version_that_could_not_be_loaded_on_request_leaves_nothing_behind(tmp_path: Path, clock: Clock) -> None:
+    """Whoever asked was told so: it is not loaded later, stands in nobody's way, and other workers need not know."""
+    root = tmp_path / "repository"
+    model = versions.write_version(root) / "model.onnx"
+    versions.write_version(root, version=2)
+    manager, registry = manage(root)
+    content = model.read_bytes()
+    model.unlink()
+    before = manager.wishes()
+    with pytest.raises(VersionNotAvailableError):
+        manager.load("stripes", 1)
+    with pytest.raises(VersionNotAvailableError):
+        manager.set_alias("stripes", "canary", 1)
+    assert manager.wishes() == before
+    model.write_bytes(content)
+    versions.write_version(root, version=3)
+    clock.now += 1000
+    manager.reconcile()
+    assert [one.manifest.version for one in registry.loaded()] == [3]
+    manager.close()
+
+
+def test_a_version_that_an_alias_brought_goes_when_the_alias_does(tmp_path: Path) -> None:
+    """Or the server would hold every version that an alias ever stood for."""
+    root = tmp_path / "repository"
+    for number in range(1, 5):
+        versions.write_version(root, version=number)
+    manager, registry = manage(root)
+    for number in (1, 2, 3):
+        assert manager.set_alias("stripes", "stable", number) == {"stable": number}
+        manager.reconcile()
+        assert sorted(one.manifest.version for one in registry.loaded()) == [number, 4]
+    assert manager.load("stripes", 3) == 3
+    manager.set_alias("stripes", "stable", 4)
+    manager.reconcile()
+    assert sorted(one.manifest.version for one in registry.loaded()) == [3, 4]
+    manager.close()
+
+
+def test_what_could_not_be_unloaded_stays(tmp_path: Path) -> None:
+    """The caller is told that nothing was unloaded; nor is it later, when the repository can be read again."""
+    root = tmp_path / "repository"
+    for number in (1, 2):
+        versions.write_version(root, version=number)
+    manager, registry = manage(root)
+    root.rename(tmp_path / "away")
+    with pytest.raises(ConfigError):
+        manager.unload("stripes", 2)
+    (tmp_path / "away").rename(root)
+    manager.reconcile()
+    assert [one.manifest.version for one in registry.loaded()] == [2]
+    manager.close()
+
+
+def test_nothing_is_loaded_once_the_end_has_come(tmp_path: Path) -> None:
+    """A look at the repository that waited for its turn meanwhile would load everything again."""
+    root = tmp_path / "repository"
+    versions.write_version(root)
+    manager, registry = manage(root)
+    manager.close()
+    assert manager.reconcile() == []
+    with pytest.raises(UnavailableError):
+        manager.load("stripes", 1)
+    assert registry.loaded() == []

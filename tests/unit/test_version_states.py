@@ -128,7 +128,9 @@ class Versions(RuleBasedStateMachine):
     @rule(number=NUMBERS)
     @precondition(lambda self: self.ever_available)
     def load(self, number: int) -> None:
-        """An administrator loads a version."""
+        """An administrator loads a version; one that fails is wanted no more than before."""
+        before = self.pinned.copy(), self.held.copy()
+        failed = False
         try:
             self.manager.load("stripes", number)
         except NotFoundError:
@@ -136,9 +138,12 @@ class Versions(RuleBasedStateMachine):
             return
         except VersionNotAvailableError:
             assert not self.disk[number][1]
+            failed = True
         self.held.discard(number)
         self.pinned.add(number)
         self.settle(retry=number)
+        if failed:
+            self.pinned, self.held = before
 
     @rule(number=NUMBERS)
     def unload(self, number: int) -> None:
@@ -156,7 +161,8 @@ class Versions(RuleBasedStateMachine):
     @rule(alias=st.sampled_from(["stable", "canary"]), number=st.integers(0, 4))
     @precondition(lambda self: self.ever_available)
     def set_alias(self, alias: str, number: int) -> None:
-        """An administrator points an alias at a version, which loads it, or removes the alias."""
+        """An administrator points an alias at a version, which loads it for as long, or removes the alias."""
+        before = self.pinned.copy(), self.held.copy()
         must_load = bool(number) and number not in self.available
         try:
             self.manager.set_alias("stripes", alias, number)
@@ -172,10 +178,13 @@ class Versions(RuleBasedStateMachine):
             self.held.discard(abs(number))
             self.pinned.add(abs(number))
             self.settle(retry=abs(number))
+        self.pinned = before[0]
         if number > 0:
             self.aliases[alias] = number
         elif number == 0:
             self.aliases.pop(alias, None)
+        else:
+            self.held = before[1]
 
     def settle(self, retry: int = 0) -> None:
         """What the model expects after the manager has done all it wants to."""
