@@ -52,9 +52,8 @@ def _in_tensorflow(source: Sequence[Any], target: Sequence[Any]) -> Callable[[fl
 
 def _in_jax(source: Sequence[Any], target: Sequence[Any]) -> Callable[[float], None]:
     """Make the function that moves all averages in one program; its argument is what they keep of themselves."""
-    import jax
 
-    @jax.jit
+    @backend.jax().jit  # type: ignore[untyped-decorator, unused-ignore]
     def moved(weights: list[Any], averages: list[Any], keep: float) -> list[Any]:
         return [weight + keep * (average - weight) for weight, average in zip(weights, averages, strict=True)]
 

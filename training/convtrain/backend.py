@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 from convtrain.errors import MissingExtraError
 
 INSTALL_HINT = "pip install 'convserve[train]'"
+JAX_INSTALL_HINT = "pip install 'jax[cuda13]' 'keras>=3.15,<3.16', or jax for the CPU alone"
 LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime")
 
 Backend: TypeAlias = Literal["tensorflow", "jax"]
@@ -69,18 +70,28 @@ def tensorflow() -> ModuleType:
 
 
 @functools.cache
+def jax() -> ModuleType:
+    """The module `jax`, with float32 meaning float32 on every device, and GPU memory taken as needed.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    # It takes three quarters of every card's memory otherwise, and a server beside it gets none.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    module = _open("jax")
+    # On a GPU it multiplies float32 with the ten bits of TF32 otherwise.
+    module.config.update("jax_default_matmul_precision", "float32")
+    return module
+
+
+@functools.cache
 def keras() -> ModuleType:
     """The module `keras`, on the backend chosen, float32 and channels last, whatever the user's configuration says.
 
     Raises:
         MissingExtraError: it is not installed, or its backend is not.
     """
-    if _backend == "tensorflow":
-        tensorflow()
-    else:
-        # JAX takes three quarters of every card's memory otherwise, and a server beside it gets none.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        _open(_backend)
+    tensorflow() if _backend == "tensorflow" else jax()
     os.environ["KERAS_BACKEND"] = _backend
     module = _open("keras")
     module.config.set_dtype_policy("float32")
@@ -142,7 +153,7 @@ def _open(name: str) -> ModuleType:
 
 
 def _missing(name: str) -> MissingExtraError:
-    hint = "pip install 'jax[cuda13]', or jax for the CPU alone" if name.startswith("jax") else INSTALL_HINT
+    hint = JAX_INSTALL_HINT if _backend == "jax" or name.startswith("jax") else INSTALL_HINT
     return MissingExtraError(f"training needs {name}, which is not installed: {hint}")
 
 

@@ -28,6 +28,7 @@ import msgspec
 
 from convserve import manifest
 from convtrain import datasets, files
+from convtrain.backend import Backend
 from convtrain.datasets import Dataset, Split, cut_validation
 from convtrain.errors import DatasetError, PresetError, RunError
 from convtrain.presets import Preset
@@ -52,6 +53,8 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Class names in the order of their index."""
     dataset: manifest.Dataset
     """Name, sizes and digests of the data."""
+    backend: Backend | None = None
+    """What all epochs are trained with; None in older runs, which did not keep it."""
 
 
 @dataclass(frozen=True)

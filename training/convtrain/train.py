@@ -41,7 +41,7 @@ def train(run: Run, data: Data) -> History:
     Raises:
         TrainingError: the loss became NaN or infinite, or the disk is full; the checkpoint is that of the epoch before.
         TrainingInterruptedError: Ctrl-C; the checkpoint is that of the last finished epoch.
-        RunError: the checkpoint is damaged or of another network.
+        RunError: the checkpoint is damaged or of another network, or epochs are left that another backend must train.
         MissingExtraError: TensorFlow is not installed.
     """
     config = run.record.preset.training
@@ -50,6 +50,11 @@ def train(run: Run, data: Data) -> History:
     state = _State(run, pair)
     state.restore()
     resumed = len(state.history.epochs)
+    if run.record.backend not in (None, backend.chosen()) and not state.history.finished(config):
+        raise RunError(
+            f"{run.directory}: {resumed} of {config.epochs} epochs are trained, with {run.record.backend}; so must the "
+            f"others be: convtrain train --resume {run.directory}"
+        )
     if resumed:
         console.print(f"resumed after epoch {resumed} of {config.epochs}")
     else:

@@ -22,12 +22,13 @@ def test_it_shows_what_will_be_used(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 0, 2**40))
     assert run(["doctor"]) == 0
     text = capsys.readouterr().out
-    for name in ("tensorflow", "oneDNN", "memory", "NumPy's BLAS", "will use", "float32, deterministic"):
+    for name in ("tensorflow", "oneDNN", "memory", "NumPy's BLAS", "will use", "float32, deterministic", "JAX  "):
         assert name in text
     assert run(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["gpus"] == [gpu.name for gpu in backend.tensorflow().config.list_physical_devices("GPU")]
     assert found["memory_bytes"] > 2**28
+    assert found["jax_devices"] == [device.device_kind for device in backend.jax().devices()]
     assert found["problems"] == []
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convtrain import backend
 from convtrain.files import read_arrays
 from support.waiting import until
 
@@ -74,10 +75,11 @@ def killed_after_an_epoch(*arguments: str | Path, **environment: str) -> None:
         process.kill()
 
 
-def without(library: str, directory: Path) -> str:
-    """A PYTHONPATH in which a library cannot be opened, as if it were not installed."""
+def without(directory: Path, *libraries: str) -> str:
+    """A PYTHONPATH in which libraries cannot be opened, as if they were not installed."""
     directory.mkdir()
-    (directory / f"{library}.py").write_text(f"raise ModuleNotFoundError('hidden', name={library!r})")
+    for library in libraries:
+        (directory / f"{library}.py").write_text(f"raise ModuleNotFoundError('hidden', name={library!r})")
     return os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -87,13 +89,13 @@ def test_it_trains_without_tensorflow_and_the_rest_is_done_elsewhere(
 ) -> None:
     """Killed and gone on with, it ends as it would have; the version that comes of it is proved like any other."""
     data = ("--data-dir", mnist_directory, "--skip-digest-check")
-    path = without("tensorflow", tmp_path / "hidden")
+    path = without(tmp_path / "hidden", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "matplotlib")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     trained = convtrain("train", small, *data, "--run-dir", whole, "--backend", "jax", PYTHONPATH=path)
     assert trained["epochs"] == 3
 
     killed_after_an_epoch("train", small, *data, "--run-dir", broken, "--backend", "jax", PYTHONPATH=path)
-    convtrain("train", "--resume", broken, "--backend", "jax", PYTHONPATH=path)
+    convtrain("train", "--resume", broken, PYTHONPATH=path)
     expected = read_arrays(whole / "weights.npz")
     for name, array in read_arrays(broken / "weights.npz").items():
         np.testing.assert_array_equal(array, expected[name])
@@ -110,6 +112,13 @@ def test_jax_that_is_missing_is_named(small: Path, mnist_directory: Path, tmp_pa
         *("train", small, "--data-dir", mnist_directory, "--skip-digest-check", "--run-dir", tmp_path / "run"),
         *("--backend", "jax"),
         expect=1,
-        PYTHONPATH=without("jax", tmp_path / "hidden"),
+        PYTHONPATH=without(tmp_path / "hidden", "jax"),
     )
-    assert "training needs jax, which is not installed: pip install 'jax[cuda13]'" in said
+    assert "training needs jax, which is not installed: pip install 'jax[cuda13]' 'keras" in said
+
+
+def test_float32_is_float32() -> None:
+    """On a GPU JAX would multiply with fewer bits than TensorFlow does here."""
+    square = np.ones((2, 2), np.float32)
+    program = backend.jax().jit(lambda x: x @ x).lower(square).as_text()
+    assert "precision = [HIGHEST, HIGHEST]" in program

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -235,6 +237,16 @@ def test_a_checkpoint_of_another_network_is_refused(start: Start) -> None:
     other.checkpoint_path.write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"checkpoint\.npz: cannot be read"):
         train.train(other, data)
+
+
+def test_a_run_ends_on_the_backend_it_began_on(start: Start) -> None:
+    """Another one's epochs would be others; a run whose epochs are all trained is taken as it is."""
+    run, data = start("one", SMALL.override(epochs=1))
+    begun_elsewhere = replace(run, record=msgspec.structs.replace(run.record, backend="jax"))
+    with pytest.raises(RunError, match=r"0 of 1 epochs are trained, with jax; .*: convtrain train --resume .*one"):
+        train.train(begun_elsewhere, data)
+    train.train(run, data)
+    assert len(train.train(begun_elsewhere, data).epochs) == 1
 
 
 def test_the_weights_kept_are_the_average(start: Start) -> None:

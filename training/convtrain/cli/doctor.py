@@ -51,6 +51,8 @@ def examine() -> dict[str, Any]:
         found["problems"].append(f"{free / 2**30:.1f} GiB are free on this disk, a training wants 2")
     if "tensorflow" not in missing and "keras" not in missing:
         found |= _tensorflow(found["problems"])
+    if importlib.util.find_spec("jax") is not None:
+        found |= _jax(found["problems"])
     return found
 
 
@@ -75,6 +77,17 @@ def _tensorflow(problems: list[str]) -> dict[str, Any]:
     }
 
 
+def _jax(problems: list[str]) -> dict[str, Any]:
+    """What `convtrain train --backend jax` would use."""
+    jax = backend.jax()
+    try:
+        devices = [device.device_kind for device in jax.devices()]
+    except RuntimeError as error:
+        problems.append(f"JAX {jax.__version__} finds no device: {error}")
+        return {}
+    return {"jax": jax.__version__, "jax_devices": devices}
+
+
 def _print(found: dict[str, Any]) -> None:
     print(f"system      {found['system']}, Python {found['python']}")
     print(f"processor   {found['processor']}, cores allowed: {found['cores']}")
@@ -88,5 +101,7 @@ def _print(found: dict[str, Any]) -> None:
         )
         print(f"oneDNN      {'on' if found['onednn'] else 'off'}")
         print(f"will use    {found['will_use']}, {found['threads']} threads")
+    if "jax" in found:
+        print(f"JAX         {found['jax']} on {', '.join(found['jax_devices'])}, for `convtrain train --backend jax`")
     for problem in found["problems"]:
         print(f"PROBLEM     {problem}")

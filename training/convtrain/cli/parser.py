@@ -41,9 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--backend",
         choices=get_args(Backend),
-        default="tensorflow",
         help="what Keras computes with; jax needs no TensorFlow, whose machine then does the rest: `convtrain run "
-        "--resume RUN` (default: %(default)s)",
+        "--resume RUN` (default: tensorflow, or what the run began with)",
     )
 
     evaluate = add("evaluate", "Measure a trained run on the test split.", steps.evaluate)
@@ -68,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     run = add("run", "Train, evaluate, export, prove, report and publish.", steps.run)
     _add_training(run)
+    run.set_defaults(backend="tensorflow")  # what the other steps need
     _add_repository(run)
     run.add_argument(
         "--variants",

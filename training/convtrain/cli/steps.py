@@ -45,7 +45,6 @@ _CHOICES = (
 
 def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Train a preset."""
-    backend.choose(options.backend)
     with _started(options, arguments) as pipeline:
         history = pipeline.train()
     _show(options, {"run": str(pipeline.run.directory)} | _training(history))
@@ -126,9 +125,12 @@ def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[
         given = [name for name in ("preset", *_CHOICES) if getattr(options, name) is not None]
         if given:
             raise PresetError(f"--resume goes on with the run's own settings; leave out {', '.join(given)}")
+        begun = Run.open(options.resume).record
+        backend.choose(options.backend or begun.backend or "tensorflow")
         with _opened(options.resume, options.data_dir) as pipeline:
             yield pipeline
         return
+    backend.choose(options.backend or "tensorflow")
     preset = _preset(options)
     preset.check()  # what does not fit is refused before the data are read
     backend.require()
@@ -141,6 +143,7 @@ def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[
         command=command_text(arguments),
         labels=list(data.dataset.labels),
         dataset=data.describe(),
+        backend=backend.chosen(),
     )
     now = datetime.datetime.now(datetime.UTC)
     directory = options.run_dir or Path("runs") / f"{preset.name}-{now:%Y%m%d-%H%M%S}"
