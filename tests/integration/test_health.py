@@ -86,7 +86,7 @@ def test_watchers_see_the_drain_and_do_not_hold_it_up(server: ServerProcess) -> 
             with contextlib.suppress(grpc.RpcError):  # the connection may end before the stream does
                 statuses.extend(answer.status for answer in stream)
             rest[name] = statuses
-        assert rest[""] == rest["readiness"] == [NOT_SERVING]
+        assert rest[""] == rest["readiness"] == rest["stripes"] == [NOT_SERVING]
         assert rest["liveness"] == []
 
 

@@ -43,6 +43,8 @@ class Health:
             find_hang: why the process should be replaced; empty: it should not.
         """
         self._with_readiness = ["", "readiness", *services]
+        self._models: dict[str, bool] = {}
+        self._lock = threading.Lock()
         self._servicer = _Servicer(find_hang)
         self.ready = False
         """Whether traffic should come."""
@@ -54,14 +56,19 @@ class Health:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     def set_ready(self, ready: bool) -> None:
-        """Say whether traffic should come."""
-        self.ready = ready
-        for name in self._with_readiness:
-            self._servicer.set(name, serving=ready)
+        """Say whether traffic should come, for any model."""
+        with self._lock:
+            self.ready = ready
+            for name in self._with_readiness:
+                self._servicer.set(name, serving=ready)
+            for name, available in self._models.items():
+                self._servicer.set(name, serving=ready and available)
 
     def set_model(self, name: str, available: bool) -> None:
-        """Say whether a model answers."""
-        self._servicer.set(name, serving=available)
+        """Say whether a model answers; while no traffic should come, none does."""
+        with self._lock:
+            self._models[name] = available
+            self._servicer.set(name, serving=self.ready and available)
 
     def close(self) -> None:
         """End every watch, after its last status: a server waits for open calls before it stops."""
