@@ -68,6 +68,17 @@ def test_a_server_that_stands_alone_says_that_it_should_be_replaced(
         assert classify(server.target, 20) == grpc.StatusCode.OK
 
 
+def test_a_batch_that_does_not_end_keeps_no_server_from_ending(
+    repository: Path, tmp_path: Path, held: HeldBatch
+) -> None:
+    """What is left when the drain's time is over is cut, this too; supervisors treat their workers alike."""
+    with serving(repository, tmp_path, "--drain-timeout", "0.5") as server:
+        held.hold()
+        assert classify(server.target, 1.0) == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert server.stop(40) == 1
+        assert any(event["event"] == "did not drain in time; ended" for event in server.log_events())
+
+
 def test_with_no_limit_a_batch_may_run_for_ever(repository: Path, tmp_path: Path, held: HeldBatch) -> None:
     """As under a debugger."""
     with serving(repository, tmp_path, "--worker-timeout", "0") as server:

@@ -23,11 +23,17 @@ from convserve.server.supervisor import Supervisor
 if TYPE_CHECKING:
     from convserve.server.app import Server
 
+_END_SECONDS = 10.0
+"""How long the end may take beyond the drain's own time; a supervisor gives its workers as much."""
+
 log = structlog.get_logger(__name__)
 
 
 def serve(arguments: Mapping[str, Any]) -> int:
-    """Serve until SIGTERM or SIGINT. Returns 0 after a drain, 1 when the server could not start."""
+    """Serve until SIGTERM or SIGINT. Returns 0 after a drain, 1 when the server could not start.
+
+    A drain that does not end ends the process with 1.
+    """
     try:
         settings = config.load(arguments, os.environ)
     except ConvserveError as error:
@@ -56,6 +62,8 @@ def serve(arguments: Mapping[str, Any]) -> int:
         threading.Thread(target=_wake_when_failed, args=(server, signals), daemon=True).start()
     signals.wait()
     log.info("stopping")
+    if not isinstance(server, Supervisor):  # it ends its workers itself
+        _end_after(settings.drain.delay + settings.drain.timeout + _END_SECONDS)
     server.stop()
     log.info("stopped")
     return 1 if isinstance(server, Supervisor) and server.failed.is_set() else 0
@@ -68,6 +76,18 @@ def _make(settings: Settings, plan: CpuPlan) -> Server | Supervisor:
     from convserve.server.app import Server
 
     return Server(settings, plan)
+
+
+def _end_after(seconds: float) -> None:
+    """End the process if it has not by then: a batch that hangs cannot be ended from within, and its thread stays."""
+
+    def end() -> None:
+        log.error("did not drain in time; ended")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _wake_when_failed(supervisor: Supervisor, signals: _Signals) -> None:
