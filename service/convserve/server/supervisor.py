@@ -284,11 +284,7 @@ class Supervisor:
             if not workers:
                 raise UnavailableError("no worker is ready; try again")
             try:
-                answers = []
-                for worker in workers:
-                    answers.append(worker.line.ask(*request))
-                    if request[0] == "load":  # the highest version is what it was for the first one
-                        request = (*request[:2], answers[0])
+                answers = _ask_all(workers, request)
                 self._wishes = workers[0].line.ask("wishes")
             except (OSError, EOFError) as error:
                 raise UnavailableError("a worker ended while this was carried out; try again") from error
@@ -339,6 +335,27 @@ class Supervisor:
                     continue
             self._restarts.inc()
             return worker
+
+
+def _ask_all(workers: list[_Worker], request: Question) -> list[Any]:
+    """Have every worker carry an admin method out. If one cannot, those that have go back to what was wished before.
+
+    Raises:
+        ConvserveError, EOFError, OSError: one could not, or is gone.
+    """
+    before = workers[0].line.ask("wishes")
+    answers: list[Any] = []
+    try:
+        for worker in workers:
+            answers.append(worker.line.ask(*request))
+            if request[0] == "load":  # the highest version is what it was for the first one
+                request = (*request[:2], answers[0])
+    except (ConvserveError, EOFError, OSError):
+        for worker in workers[: len(answers)]:
+            with contextlib.suppress(ConvserveError, EOFError, OSError):
+                worker.line.ask("follow", before)
+        raise
+    return answers
 
 
 def _port_of(holder: socket.socket | None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from convserve.config import Settings
-from convserve.errors import UnavailableError
+from convserve.errors import UnavailableError, VersionNotAvailableError
 from convserve.host import CpuPlan
 from convserve.server.supervisor import Supervisor
 
@@ -93,3 +93,28 @@ def test_a_caller_is_told_to_try_again_when_a_worker_ends_meanwhile() -> None:
     nobody._workers[0].ready = False
     with pytest.raises(UnavailableError, match="no worker is ready; try again"):
         administer(nobody, "load", "mnist", 1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [(VersionNotAvailableError("damaged"), VersionNotAvailableError), (EOFError("killed"), UnavailableError)],
+)
+def test_what_one_worker_cannot_do_none_has_done(failure: Exception, told: type[Exception]) -> None:
+    """Workers that had done it already go back, or callers would be answered by some of them and refused by others."""
+    asked: list[tuple[Any, ...]] = []
+
+    def able(*question: Any) -> Any:
+        asked.append(question)
+        return "wished before" if question == ("wishes",) else 2
+
+    def unable(*question: Any) -> Any:
+        raise failure
+
+    def untouched(*question: Any) -> Any:
+        raise AssertionError(question)
+
+    supervisor = supervise(able, unable, untouched)
+    with pytest.raises(told):
+        administer(supervisor, "load", "mnist", 2)
+    assert asked[-1] == ("follow", "wished before")
+    assert supervisor._wishes is None
