@@ -326,6 +326,14 @@ def test_crop_cuts_the_longer_side_around_the_centre() -> None:
     assert set(map(tuple, decoded.pixels.reshape(-1, 3).tolist())) == {(0, 0, 100)}
 
 
+@pytest.mark.parametrize(("side", "width"), [(28, 29), (11, 25), (224, 450)])
+def test_crop_never_leaves_the_image(side: int, width: int) -> None:
+    """`side * (width / side)` is a little more than `width` for these, in floating point."""
+    assert side * (width / side) > width
+    decoded = run(file_of(Image.new("RGB", (width, width + 7), "red")), InputSpec(height=side, width=side, channels=3), CROP)
+    assert decoded.pixels.reshape(-1, 3).tolist() == [[255, 0, 0]] * side**2
+
+
 def test_stretch_ignores_the_aspect() -> None:
     """The whole image is in the result."""
     image = Image.new("L", (100, 20), 0)

@@ -65,7 +65,7 @@ def fit(image: Image.Image, spec: InputSpec, policy: DecodePolicy, steps: list[s
 def _crop(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling, steps: list[str]) -> Image.Image:
     """Cut the longer side around the centre, then resize."""
     scale = min(image.width / size[0], image.height / size[1])
-    width, height = size[0] * scale, size[1] * scale
+    width, height = min(size[0] * scale, image.width), min(size[1] * scale, image.height)  # rounding may go beyond
     left, top = (image.width - width) / 2, (image.height - height) / 2
     kept = (round(width), round(height))
     if kept != image.size:
