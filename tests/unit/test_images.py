@@ -330,7 +330,8 @@ def test_crop_cuts_the_longer_side_around_the_centre() -> None:
 def test_crop_never_leaves_the_image(side: int, width: int) -> None:
     """`side * (width / side)` is a little more than `width` for these, in floating point."""
     assert side * (width / side) > width
-    decoded = run(file_of(Image.new("RGB", (width, width + 7), "red")), InputSpec(height=side, width=side, channels=3), CROP)
+    spec = InputSpec(height=side, width=side, channels=3)
+    decoded = run(file_of(Image.new("RGB", (width, width + 7), "red")), spec, CROP)
     assert decoded.pixels.reshape(-1, 3).tolist() == [[255, 0, 0]] * side**2
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,7 @@ class ModelFacts:
 
 
 def load(source: str, form: str, model: ModelFacts, count: int, seed: int) -> list[Sample]:
-    """Read up to `count` samples, spread evenly over the source.
+    """Read up to `count` samples, spread evenly over the source, in random order: a short run sends the first of them.
 
     Args:
         source: a folder with a folder of images for each class; an .npz file with `images` and, where known, `labels`
@@ -51,7 +52,7 @@ def load(source: str, form: str, model: ModelFacts, count: int, seed: int) -> li
         form: `packed` makes pixels of the model's shape, `encoded` image files.
         model: shape and labels.
         count: most samples.
-        seed: of synthetic images.
+        seed: of synthetic images and of the order.
 
     Raises:
         ConfigError: the source cannot be used; says why.
@@ -60,15 +61,21 @@ def load(source: str, form: str, model: ModelFacts, count: int, seed: int) -> li
         pixels = np.random.default_rng(seed).integers(0, 256, (count, *model.shape), dtype=np.uint8)
         return [Sample(_in_form(image, form), None) for image in pixels]
     path = Path(source)
-    if path.is_dir():
-        return _from_folder(path, form, model, count)
-    if path.suffix == ".npz" and path.is_file():
-        return _from_npz(path, form, model, count)
-    raise ConfigError(f"data: {source} is neither a folder, nor an .npz file, nor the word {SYNTHETIC!r}")
+    try:
+        if path.is_dir():
+            found = _from_folder(path, form, model, count)
+        elif path.suffix == ".npz" and path.is_file():
+            found = _from_npz(path, form, model, count)
+        else:
+            raise ConfigError(f"data: {source} is neither a folder, nor an .npz file, nor the word {SYNTHETIC!r}")
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        raise ConfigError(f"data: {source} cannot be read: {error}") from error
+    np.random.default_rng(seed).shuffle(found)
+    return found
 
 
 def _from_npz(path: Path, form: str, model: ModelFacts, count: int) -> list[Sample]:
-    with np.load(path) as arrays:
+    with path.open("rb") as file, np.load(file) as arrays:
         name = next((name for name in _IMAGE_NAMES if name in arrays), None)
         if name is None:
             raise ConfigError(f"data: {path} holds {', '.join(arrays)}; wanted is one of {', '.join(_IMAGE_NAMES)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from convserve.errors import ConfigError
 from convserve.loadtest import samples
-from convserve.loadtest.samples import ModelFacts
+from convserve.loadtest.samples import ModelFacts, Sample
 
 MODEL = ModelFacts((4, 6, 1), ("cat", "dog"))
 
@@ -29,13 +30,13 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_gives_files_with_labels(folder: Path) -> None:
     """Labels by the class's name, not by its place in the folder; a class that the model does not know has none."""
     loaded = samples.load(str(folder), "encoded", MODEL, 100, 0)
-    assert [sample.label for sample in loaded] == [0] * 4 + [1] * 4 + [None] * 4
-    assert loaded[0].content == (folder / "cat/0.png").read_bytes()
+    assert Counter(sample.label for sample in loaded) == {0: 4, 1: 4, None: 4}
+    assert {sample.content for sample in loaded if sample.label == 0} == {(folder / "cat/0.png").read_bytes()}
 
 
 def test_packed_images_have_the_models_shape(folder: Path) -> None:
     """Decoded, resized and grey where the model is."""
-    first = samples.load(str(folder), "packed", MODEL, 100, 0)[0].content
+    first = next(one.content for one in samples.load(str(folder), "packed", MODEL, 100, 0) if one.label == 0)
     assert isinstance(first, np.ndarray)
     assert first.shape == (4, 6, 1)
     assert first.ravel().tolist() == [10] * 24
@@ -43,7 +44,19 @@ def test_packed_images_have_the_models_shape(folder: Path) -> None:
 
 def test_few_samples_are_spread_over_all_classes(folder: Path) -> None:
     """Not the first so many."""
-    assert [one.label for one in samples.load(str(folder), "encoded", MODEL, 3, 0)] == [0, 1, None]
+    assert {one.label for one in samples.load(str(folder), "encoded", MODEL, 3, 0)} == {0, 1, None}
+
+
+def test_samples_come_in_random_order(folder: Path) -> None:
+    """A run too short for all of them would see some classes only; the seed decides."""
+    one, same, other = ([one.label for one in samples.load(str(folder), "encoded", MODEL, 12, n)] for n in (1, 1, 2))
+    assert one == same != other
+    assert set(one[:6]) == {0, 1, None}
+
+
+def first_pixel(sample: Sample) -> int:
+    assert isinstance(sample.content, np.ndarray)
+    return int(sample.content.flat[0])
 
 
 @pytest.mark.parametrize("names", [("images", "labels"), ("test_images", "test_labels")])
@@ -53,9 +66,10 @@ def test_an_npz_file_gives_pixels(tmp_path: Path, names: tuple[str, str]) -> Non
     arrays = {names[0]: images, names[1]: np.array([1, 0, 1])}
     np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]  # mypy takes the first for `allow_pickle`
     loaded = samples.load(str(tmp_path / "x.npz"), "packed", MODEL, 10, 0)
-    assert [one.label for one in loaded] == [1, 0, 1]
-    assert np.array_equal(np.stack([one.content for one in loaded]), images)
-    encoded = samples.load(str(tmp_path / "x.npz"), "encoded", MODEL, 10, 0)[1].content
+    assert [one.label for one in sorted(loaded, key=first_pixel)] == [1, 0, 1]
+    assert np.array_equal(np.stack([one.content for one in sorted(loaded, key=first_pixel)]), images)
+    found = samples.load(str(tmp_path / "x.npz"), "encoded", MODEL, 10, 0)
+    (encoded,) = (one.content for one in found if one.label == 0)
     assert isinstance(encoded, bytes)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encoded))), images[1, :, :, 0])
 
@@ -84,3 +98,18 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken/x.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"x\.png cannot be decoded"):
         samples.load(str(tmp_path / "broken"), "packed", MODEL, 1, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\3\4 cut short"], ids=["empty", "something else", "cut short"])
+def test_a_damaged_npz_file_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    """Not NumPy's exceptions."""
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"x\.npz cannot be read"):
+        samples.load(str(tmp_path / "x.npz"), "packed", MODEL, 1, 0)
+
+
+def test_labels_that_are_no_numbers_are_a_sentence(tmp_path: Path) -> None:
+    """Names of classes are known from folders, not from arrays."""
+    np.savez(tmp_path / "x.npz", images=np.zeros((1, 4, 6, 1), np.uint8), labels=np.array(["cat"]))
+    with pytest.raises(ConfigError, match="invalid literal for int"):
+        samples.load(str(tmp_path / "x.npz"), "packed", MODEL, 1, 0)

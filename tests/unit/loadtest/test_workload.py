@@ -17,7 +17,7 @@ from convserve.v1 import classification_pb2 as pb
 
 
 def pixels(count: int) -> list[Sample]:
-    return [Sample(np.full((2, 2, 1), number, np.uint8), number % 3) for number in range(count)]
+    return [Sample(np.full((2, 2, 1), number % 256, np.uint8), number % 3) for number in range(count)]
 
 
 EXPECTED = (Expected((1,), 0.9, "4"), Expected((2, 5), 0.4, "4"))
@@ -37,8 +37,8 @@ def test_right_answers_are_right() -> None:
 
 @pytest.mark.parametrize(
     ("classes", "probabilities"),
-    [([2, 1], [0.4, 0.9]), ([1, 3], [0.9, 0.4]), ([1, 2], [0.95, 0.4]), ([1], [0.9])],
-    ids=["rows swapped", "another class", "another probability", "a row missing"],
+    [([2, 1], [0.4, 0.9]), ([1, 3], [0.9, 0.4]), ([1, 2], [0.95, 0.4]), ([1, 2], [float("nan"), 0.4]), ([1], [0.9])],
+    ids=["rows swapped", "another class", "another probability", "no number", "a row missing"],
 )
 def test_wrong_answers_are_wrong(classes: list[int], probabilities: list[float]) -> None:
     """Mixed-up rows above all; the first is told."""
@@ -70,6 +70,20 @@ def test_every_sample_travels(dialect: Dialect) -> None:
     assert set(sent) == set(range(50))
     assert {request.rows for request in prepared} == {1, 4}
     assert all(request.labels == tuple(one.classes[0] % 3 for one in request.expected) for request in prepared)
+
+
+@pytest.mark.parametrize(("count", "mix"), [(700, Mix((1,), (1,))), (3000, Mix((1, 4), (3, 1)))])
+def test_every_one_of_many_samples_travels(count: int, mix: Mix) -> None:
+    """Samples come class by class: to leave the last ones out would leave out classes."""
+    prepared = workload.prepare(pixels(count), [], mix, Native(Wanted("native", "m")), seed=0)
+    assert count <= sum(request.rows for request in prepared) < count + 4
+
+
+def test_every_one_of_large_samples_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they take more room than is meant for requests."""
+    monkeypatch.setattr(workload, "_MOST_BYTES", 1000)
+    prepared = workload.prepare(pixels(50), [], Mix((1,), (1,)), Native(Wanted("native", "m")), seed=0)
+    assert len(prepared) == 50
 
 
 def test_native_requests_say_what_is_wanted() -> None:
