@@ -111,6 +111,13 @@ def test_a_report_needs_nothing_else(server: ServerProcess, tmp_path: Path) -> N
     assert "<link" not in text
 
 
+def test_a_report_that_cannot_be_written_takes_nothing_away(server: ServerProcess, tmp_path: Path) -> None:
+    """What was measured is told all the same."""
+    status, found, stderr = loadtest(server.target, "--rate", "20", "--report", str(tmp_path / "no/such/r.html"))
+    assert (status, only_run(found)["statuses"].keys()) == (1, {"OK"})
+    assert "cannot be written" in stderr
+
+
 def test_a_dead_target_is_a_sentence() -> None:
     """No traceback, exit status 1."""
     status, _, stderr = loadtest("127.0.0.1:1", "--rate", "1", "--timeout", "2")

@@ -58,9 +58,11 @@ def connect(args: argparse.Namespace) -> Client:
     token = None
     if args.token_file is not None:
         try:
-            token = args.token_file.read_text().strip()
+            token = args.token_file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigError(f"--token-file: {args.token_file} cannot be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"--token-file: {args.token_file} holds no token: it is no text") from error
     return Client(args.target, timeout=args.timeout, tls=tls, token=token)
 
 

@@ -68,7 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     load.add_argument("--connections", metavar="N", type=_count, default=4, help="in all (default: 4)")
     load.add_argument("--processes", metavar="N", type=_count, default=1, help="client processes (default: 1)")
     load.add_argument(
-        "--seed", metavar="N", type=int, default=1, help="of arrivals, batch sizes and noise (default: 1)"
+        "--seed", metavar="N", type=_seed, default=1, help="of arrivals, orders, batch sizes and noise (default: 1)"
     )
 
     payload = parser.add_argument_group("payload and answers")
@@ -92,7 +92,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="compare answers with those to the same images asked one by one before, or with labels (default: golden)",
     )
     payload.add_argument(
-        "--min-accuracy", metavar="SHARE", type=float, default=0.0, help="least share of right classes, 0 to 1"
+        "--min-accuracy", metavar="SHARE", type=_share, default=0.0, help="least share of right classes, 0 to 1"
     )
     payload.add_argument(
         "--no-explain",
@@ -127,16 +127,16 @@ def run(args: argparse.Namespace) -> int:
         else:
             campaign.single()
     problems = _problems(campaign, found)
-    if args.report:
-        from convserve.loadtest.html import write
-
-        write(Path(args.report), campaign, found, problems)
     if args.json:
         print(json.dumps(_json(campaign, found, problems)))
     else:
         _show(Console(highlight=False, width=None if sys.stdout.isatty() else 160), campaign, found)
     for problem in problems:
         print(f"convserve loadtest: {problem}", file=sys.stderr)
+    if args.report:  # last: what was measured is told even if the file cannot be written
+        from convserve.loadtest.html import write
+
+        write(Path(args.report), campaign, found, problems)
     return 1 if problems else 0
 
 
@@ -151,7 +151,7 @@ def _options(args: argparse.Namespace) -> Options:
 
     try:
         sweep = tuple(_positive(part) for part in args.sweep.split(",") if part)
-    except ValueError as error:
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise ConfigError(f"sweep: {args.sweep!r} came; wanted are rates such as 500,1000,2000") from error
     scenario = SCENARIOS[args.scenario]
     return Options(
@@ -247,6 +247,20 @@ def _seconds(text: str) -> float:
     number = float(text)
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} came; it must be 0 or more seconds")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} came; it must be 0 or more")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} came; it must be 0 to 1")
     return number
 
 

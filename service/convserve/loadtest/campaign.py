@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -17,7 +18,7 @@ from convserve.loadtest.asking import Asker
 from convserve.loadtest.dialects import Wanted
 from convserve.loadtest.fleet import Fleet
 from convserve.loadtest.link import Target
-from convserve.loadtest.process import Load, Setup
+from convserve.loadtest.process import MOST_CONNECTIONS, Load, Setup
 from convserve.loadtest.run import Goals, Run
 from convserve.loadtest.samples import ModelFacts
 from convserve.loadtest.scenario import (
@@ -80,6 +81,11 @@ class Options:
             )
         if self.connections < self.processes:
             raise ConfigError(f"connections: {self.connections} came for {self.processes} processes; each needs one")
+        if self.connections > self.processes * MOST_CONNECTIONS:
+            raise ConfigError(
+                f"connections: {self.connections:,} came for {self.processes} process(es); each has at most"
+                f" {MOST_CONNECTIONS:,}, so use more --processes"
+            )
 
     @property
     def searches(self) -> bool:
@@ -99,7 +105,7 @@ def load_of(options: Options, rate: float | None) -> Load:
         }.get(name, lambda: arrivals.constant(rate, whole))()
         return replace(load, profile=profile, poisson=name != "constant")
     if name == "offline":
-        count = round(OFFLINE_SAMPLES / options.mix.mean)
+        count = math.ceil(OFFLINE_SAMPLES / options.mix.mean)
         callers = max(round(_OFFLINE_IN_FLIGHT_IMAGES / options.mix.mean), options.processes)
         return replace(load, callers=callers, count=count, seconds=float("inf"))
     if name in ("single-stream", "multi-stream"):
@@ -206,7 +212,7 @@ class Campaign:
 
     def single(self) -> Run:
         """One run at the rate or with the callers that were asked for."""
-        rate = self.options.rate
+        rate = self.options.rate if self.options.scenario.open_loop else None
         return self.measure(load_of(self.options, rate), rate, self.options.scenario.name)
 
     def sweep(self, rates: Sequence[float], pause: Callable[[float], None] = time.sleep) -> list[Run]:

@@ -65,13 +65,23 @@ def parse_target(
     if not separator or not host or not port.isdecimal():
         raise ConfigError(f"target: {text!r} came; wanted is HOST:PORT")
     try:
-        token = Path(token_file).read_text().strip() if token_file else ""
-        ca, cert, key = (
-            str(Path(name).resolve(strict=True)) if name else "" for name in (ca_file, cert_file, key_file)
-        )
+        token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else ""
+        ca, cert, key = (_readable(name) for name in (ca_file, cert_file, key_file))
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{token_file} holds no token: it is no text") from error
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError(f"{token_file} holds no token: it has characters that no header carries")
     return Target(host.strip("[]"), int(port), timeout, tls or bool(ca or cert), ca, cert, key, token)
+
+
+def _readable(name: str) -> str:
+    """The whole path of a file that can be read; empty for none."""
+    if not name:
+        return ""
+    Path(name).read_bytes()
+    return str(Path(name).resolve())
 
 
 class Link:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from convserve.loadtest.histogram import Histogram
@@ -109,6 +110,6 @@ def _judge(console: Console, run: Run) -> None:
             highlight=False,
         )
     for text in run.failures:
-        console.print(f"[red]FAILED[/red]: {text}", highlight=False)
+        console.print(f"[red]FAILED[/red]: {escape(text)}", highlight=False)
     for text in run.invalid:
-        console.print(f"[yellow]INVALID[/yellow]: {text}", highlight=False)
+        console.print(f"[yellow]INVALID[/yellow]: {escape(text)}", highlight=False)

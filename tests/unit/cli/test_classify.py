@@ -50,6 +50,15 @@ def test_json_is_one_object_per_file(fake: FakeServer, files: list[str], capsys:
     assert [len(request.encoded.images) for request in fake.requests] == [2]  # they travelled together
 
 
+def test_a_token_that_is_no_text_is_a_sentence(
+    fake: FakeServer, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a traceback."""
+    Path("token").write_bytes(b"\xff\xfe")
+    assert classify(fake, "--token-file", "token", files[0]) == 1
+    assert "--token-file: token holds no token" in capsys.readouterr().err
+
+
 def test_explain_tells_the_batch(fake: FakeServer, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """In both forms of output."""
     assert classify(fake, "--json", "--explain", files[1]) == 0

@@ -1,4 +1,4 @@
-"""When `convserve loadtest` ends with status 1."""
+"""When `convserve loadtest` ends with status 1 or 2."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from convserve.__main__ import main
 from convserve.cli.loadtest import _problems
 from convserve.loadtest.search import Found
 
@@ -42,3 +43,19 @@ def test_a_search_that_found_nothing_or_is_in_doubt_has_failed() -> None:
     assert "no rate kept the SLO" in _problems(campaign(), Found(0.0))[0]
     assert "higher rates failed in invalid runs only" in _problems(campaign(), Found(50.0, in_doubt=True))[0]
     assert _problems(campaign(), Found(50.0)) == []
+
+
+@pytest.mark.parametrize("rates", ["0", "100,-5", "100,nan", "x"])
+def test_what_is_no_rate_to_sweep_is_a_sentence(rates: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The option, what came and what is wanted; no traceback."""
+    assert main(["loadtest", "--model", "m", "--sweep", rates]) == 1
+    assert f"sweep: '{rates}' came; wanted are rates such as 500,1000,2000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--seed", "-1"), ("--min-accuracy", "98"), ("--min-accuracy", "nan")])
+def test_numbers_out_of_range_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is sent."""
+    with pytest.raises(SystemExit) as ended:
+        main(["loadtest", "--model", "m", "--rate", "1", option, value])
+    assert ended.value.code == 2
+    assert f"{value} came; it must be 0" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,6 +51,7 @@ def test_mlperf_decides_sizes() -> None:
         mix_of(SCENARIOS["multi-stream"], "4")
     load = load_of(options("offline", mix=mix_of(SCENARIOS["offline"], None)), None)
     assert load.count == 24_576 / 64
+    assert load_of(options("offline", mix=workload.parse_mix("5")), None).count == 4916  # 24,580 images
     assert load_of(options("single-stream", in_flight=64), None).callers == 1
 
 
@@ -132,12 +134,34 @@ def test_a_search_ends_where_runs_would_say_nothing() -> None:
         ("server", {"check": "luck"}, "check: 'luck' came"),
         ("server", {"check": "labels"}, "needs --min-accuracy"),
         ("server", {"connections": 1, "processes": 2}, "connections: 1 came for 2 processes"),
+        ("server", {"connections": 2001, "processes": 2}, r"connections: 2,001 came for 2 process\(es\)"),
     ],
 )
 def test_what_does_not_go_together_is_refused(scenario: str, changes: dict[str, Any], words: str) -> None:
     """Before anything is sent; the error names the option."""
     with pytest.raises(ConfigError, match=words):
         options(scenario, **changes)
+
+
+def test_a_closed_loop_has_no_rate() -> None:
+    """Answers decide when the next request goes: to call --rate offered would be wrong."""
+    campaign = Stubbed(1000)
+    campaign.options = options("closed")
+    assert campaign.single().rate is None
+    campaign.options = options("server")
+    assert campaign.single().rate == 100
+
+
+def test_files_are_read_before_anything_is_sent(tmp_path: Path) -> None:
+    """A folder, and a token that no header carries, are sentences."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parse_target("h:1", 1, ca_file=str(tmp_path))
+    for content in (b"\xff\xfe", b"two\nlines"):
+        (tmp_path / "token").write_bytes(content)
+        with pytest.raises(ConfigError, match="token holds no token"):
+            parse_target("h:1", 1, token_file=str(tmp_path / "token"))
+    (tmp_path / "token").write_text("good\n")
+    assert parse_target("h:1", 1, token_file=str(tmp_path / "token")).token == "good"
 
 
 @pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:http"])

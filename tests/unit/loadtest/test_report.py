@@ -102,3 +102,13 @@ def test_tables_tell_what_happened(counts: tuple[int, int]) -> None:
     assert "SLO p99=20ms" in text
     assert ("RESOURCE_EXHAUSTED: <b>full</b>" in text) == (counts[1] > 0)
     assert ("failed" in text.split("statuses")[0]) == (counts[1] > 0)
+
+
+def test_what_a_server_says_is_no_markup() -> None:
+    """Neither lost, as a style that is not known would be, nor an error, as an end without a beginning."""
+    console = Console(file=io.StringIO(), width=160)
+    run = run_of(0, 9)
+    run.details[8] = "files are [images] or [/images, 1]"
+    table.show(console, run)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "none of 9 requests was answered; RESOURCE_EXHAUSTED: files are [images] or [/images, 1]" in text
