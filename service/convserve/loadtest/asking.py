@@ -88,11 +88,12 @@ class Asker:
         from convserve.v1 import model_pb2 as pb
 
         reply = self.call(_MODEL_PATH, pb.GetModelRequest(name=wanted.model).SerializeToString())
-        versions = pb.GetModelResponse.FromString(reply).model.versions
-        known = [version for version in versions if len(version.input_shape) == 3]
+        model = pb.GetModelResponse.FromString(reply).model
+        known = [version for version in model.versions if len(version.input_shape) == 3]
         if not known:
             raise ConvserveError(f"model {wanted.model} has no version that was loaded")
-        chosen = next((one for one in known if str(one.version) == wanted.version), known[0])
+        number = str(model.aliases.get(wanted.version) or wanted.version or model.default_version)
+        chosen = next((one for one in known if str(one.version) == number), known[0])
         height, width, channels = chosen.input_shape
         return ModelFacts((height, width, channels), tuple(chosen.labels))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ class Histogram:
         """Seconds within which the share (0 to 1) of all durations was; 0 when empty."""
         if not self.count:
             return 0.0
-        return float(self._histogram.get_value_at_percentile(share * 100)) / _MICROSECONDS
+        place = max(math.ceil(share * self.count - 1e-9), 1)  # HdrHistogram would round to the nearest
+        return float(self._histogram.get_value_at_percentile(100 * place / self.count)) / _MICROSECONDS
 
     def at_rank(self, rank: int) -> float:
         """The duration at a place, from 1, in ascending order, in seconds. As exact as the histogram."""
@@ -74,7 +76,7 @@ class Histogram:
 
     def above(self, seconds: float) -> int:
         """Durations longer than a bound, as exact as the histogram."""
-        bound = seconds * _MICROSECONDS
+        bound = seconds * _MICROSECONDS + 1e-3  # recorded ones are whole microseconds; seconds are rounded
         within = 0
         for item in self._histogram.get_recorded_iterator():
             if item.value_iterated_to > bound:

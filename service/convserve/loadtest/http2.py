@@ -31,6 +31,9 @@ _FROM_RESET = {0: 13, 7: 14, 8: 1, 11: 8, 12: 7}
 _FROM_HTTP = {b"400": 13, b"401": 16, b"403": 7, b"404": 12, b"429": 14, b"502": 14, b"503": 14, b"504": 14}
 """gRPC's status for an HTTP status without a gRPC status; UNKNOWN for all others."""
 
+_STATUSES = {str(code).encode() for code in range(17)}
+"""gRPC's, as they travel; all others are UNKNOWN."""
+
 UNKNOWN, INTERNAL, UNAVAILABLE = 2, 13, 14
 
 
@@ -104,7 +107,6 @@ class Connection:
             *metadata,
         ]
         self._encoder = hpack.Encoder()
-        self._first_block = self._encoder.encode(self._headers)
         self._block: bytes = b""
         self._decoder = hpack.Decoder()
         self._decoder.max_allowed_table_size = 0
@@ -138,7 +140,7 @@ class Connection:
         stream = self._next_stream
         self._next_stream += 2
         if not self._block:  # the first time, names and values travel; from then on their places in the table
-            block, self._block = self._first_block, self._encoder.encode(self._headers)
+            block, self._block = self._encoder.encode(self._headers), self._encoder.encode(self._headers)
         else:
             block = self._block
         self._frame(_HEADERS, _END_HEADERS, stream, block)
@@ -197,7 +199,7 @@ class Connection:
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> Reply | None:
         """Handle one frame."""
         if kind in (_DATA, _HEADERS) and flags & _PADDED:
-            payload = payload[1 : len(payload) - payload[0]]
+            payload = payload[1 : len(payload) - int.from_bytes(payload[:1], "big")]
         if kind == _DATA:
             self._received += len(payload)
             if (call := self._streams.get(stream)) is not None:
@@ -261,13 +263,16 @@ class Connection:
             code = _FROM_HTTP.get(call.status, UNKNOWN)
             return Reply(stream, code, b"", f"HTTP status {call.status.decode()} without a gRPC status")
         if found != b"0":
-            return Reply(stream, int(found), b"", unquote(trailers.get(b"grpc-message", b"").decode("latin-1")))
+            code = int(found) if found in _STATUSES else UNKNOWN
+            return Reply(stream, code, b"", unquote(trailers.get(b"grpc-message", b"").decode("latin-1")))
         body = call.body[0] if len(call.body) == 1 else b"".join(call.body)
         if len(body) < 5 or body[0] or len(body) - 5 != int.from_bytes(body[1:5], "big"):
             return Reply(stream, INTERNAL, b"", f"{len(body)} bytes came that are no single uncompressed message")
         return Reply(stream, 0, body[5:])
 
     def _settings(self, payload: bytes) -> None:
+        if len(payload) % 6:
+            raise ProtocolError(f"a SETTINGS frame of {len(payload)} bytes came")
         for name, value in struct.iter_unpack(">HI", payload):
             if name == _INITIAL_WINDOW:
                 for call in self._streams.values():
@@ -279,7 +284,7 @@ class Connection:
                 self._max_streams = value
             elif name == _HEADER_TABLE_SIZE and value < self._encoder.header_table_size:
                 self._encoder.header_table_size = value
-                self._first_block, self._block = self._encoder.encode(self._headers), b""
+                self._block = b""
         self._frame(_SETTINGS, _ACK, 0, b"")
         self._flush()
 

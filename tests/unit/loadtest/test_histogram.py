@@ -27,6 +27,15 @@ def test_percentiles_are_as_exact_as_promised(digits: int, error: float) -> None
     assert histogram.maximum == pytest.approx(values.max(), rel=error * 1.01)
 
 
+@pytest.mark.parametrize("count", [1, 3, 99, 100, 101, 140, 151, 1499])
+def test_a_share_is_within_its_percentile(count: int) -> None:
+    """At least that share, and with one duration less not: HdrHistogram's own percentile rounds the place down too."""
+    histogram = filled(np.arange(1, count + 1) * 0.01)
+    for share in (0.5, 0.9, 0.95, 0.99, 0.999):
+        within = count - histogram.above(histogram.percentile(share))
+        assert within / count >= share - 1e-9 > (within - 1) / count - 1e-9
+
+
 def test_ranks_and_bounds_agree() -> None:
     """The n-th latency and how many are longer than a bound."""
     histogram = filled(np.array([1, 2, 3, 4, 5]) * 0.1)

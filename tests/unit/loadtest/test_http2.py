@@ -177,6 +177,32 @@ def test_a_smaller_header_table_is_respected(connection: Connection) -> None:
             assert "/s/M" in [str(value) for _, value in decoder.decode(payload)]
 
 
+@pytest.mark.parametrize("size", [100, 1024, 4095])
+@pytest.mark.parametrize("sent_before", [0, 1, 3])
+def test_a_header_table_that_shrinks_holds_what_was_sent(connection: Connection, size: int, sent_before: int) -> None:
+    """Whenever the settings come: nothing refers to headers that the server never got."""
+    decoder = hpack.Decoder()
+    for _ in range(sent_before):
+        connection.send(frame_message(b"a"))
+    sent = taken(connection)
+    connection.receive(frame(SETTINGS, 0, 0, struct.pack(">HI", 1, size)))
+    for _ in range(3):
+        connection.send(frame_message(b"a"))
+    sent += taken(connection)
+    found = [decoder.decode(payload) for kind, _, _, payload in sent if kind == HEADERS]
+    assert len(found) == sent_before + 3
+    assert all(headers == found[0] for headers in found)
+    assert "/s/M" in [str(value) for _, value in found[0]]
+
+
+@pytest.mark.parametrize("status", ["17", "300", "-1", "x", ""])
+def test_a_status_that_grpc_does_not_know_is_unknown(connection: Connection, status: str) -> None:
+    """As gRPC's clients take it; its text stays."""
+    connection.send(frame_message(b"q"))
+    trailers = block((":status", "200"), ("grpc-status", status), ("grpc-message", "odd"))
+    assert connection.receive(frame(HEADERS, END_HEADERS | END_STREAM, 1, trailers)) == [Reply(1, 2, b"", "odd")]
+
+
 def test_a_server_that_goes_away_finishes_what_it_took(connection: Connection) -> None:
     """Calls up to the last stream it names go on; later ones have failed, and no new ones may come."""
     for _ in range(3):
@@ -230,6 +256,8 @@ def test_what_is_no_http2_is_refused(connection: Connection) -> None:
     """A header block that cannot be decoded, a continuation of nothing."""
     with pytest.raises(ProtocolError, match="decoded"):
         connection.receive(frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff\xff"))
+    with pytest.raises(ProtocolError, match="SETTINGS frame of 5 bytes"):
+        Connection("h:1", "/s/M", 1).receive(frame(SETTINGS, 0, 0, b"12345"))
     with pytest.raises(ProtocolError, match="CONTINUATION"):
         Connection("h:1", "/s/M", 1).receive(frame(CONTINUATION, END_HEADERS, 1, b""))
 
