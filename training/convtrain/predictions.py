@@ -13,7 +13,8 @@ from convserve.arrays import Images, Logits, Probabilities
 from convserve.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME
 from convtrain import backend
 
-BATCH = 500
+MAX_BATCH = 500
+MAX_BATCH_PIXELS = MAX_BATCH * 64 * 64
 THREADS = 2
 
 
@@ -25,6 +26,12 @@ class Predictions:
     """float32 [N, classes]."""
     probabilities: Probabilities
     """float32 [N, classes]."""
+
+
+def batch_size(images: Images) -> int:
+    """How many images to run at once: fewer of large ones, whose maps would not fit into memory."""
+    height, width = images.shape[1:3]
+    return max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // (height * width)))
 
 
 def from_keras(model: Any, images: Images) -> Predictions:
@@ -77,7 +84,8 @@ def onnx_session(path: Path) -> Any:
 
 
 def _in_batches(run: Callable[[Images], tuple[Logits, Probabilities]], images: Images) -> Predictions:
-    parts = [run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    size = batch_size(images)
+    parts = [run(images[start : start + size]) for start in range(0, len(images), size)]
     return Predictions(
         np.concatenate([logits for logits, _ in parts]), np.concatenate([probabilities for _, probabilities in parts])
     )

@@ -26,11 +26,10 @@ from convtrain.datasets import Labels, Split
 from convtrain.errors import RunError, TrainingError, TrainingInterruptedError
 from convtrain.files import Arrays
 from convtrain.history import Epoch, History
+from convtrain.predictions import batch_size
 from convtrain.progress import Advance, bar, console, duration
 from convtrain.resizing import resize
 from convtrain.runs import Data, Run, RunRecord
-
-EVALUATION_BATCH = 500
 
 
 def train(run: Run, data: Data) -> History:
@@ -156,6 +155,7 @@ class _State:
         weights.unpack(arrays, "result", self._pair.result.weights, path)
         self._best = {name: array for name, array in arrays.items() if name.startswith("best/")}
         self.history = _history(arrays, path)
+        self._write_table()  # the process may have ended between the two files
 
     def save(self, epoch: Epoch) -> None:
         """Take in a finished epoch and write the checkpoint."""
@@ -171,7 +171,10 @@ class _State:
         }
         files.write_arrays(self._run.checkpoint_path, arrays)
         self.history = history
-        files.write_bytes(self._run.history_path, history.to_csv())
+        self._write_table()
+
+    def _write_table(self) -> None:
+        files.write_bytes(self._run.history_path, self.history.to_csv())
 
     def restore_best(self) -> None:
         """Give the network that training is for the weights of the best epoch."""
@@ -233,7 +236,7 @@ def _run_epoch(pair: _Pair, config: TrainingConfig, data: Data, number: int, adv
         validation = pair.validator.evaluate(
             data.validation.images,
             _encode(data.validation.labels, classes, config.loss),
-            batch_size=EVALUATION_BATCH,
+            batch_size=batch_size(data.validation.images),
             verbose=0,
             return_dict=True,
         )

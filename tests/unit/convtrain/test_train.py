@@ -165,6 +165,23 @@ def test_a_full_disk_ends_training_with_what_is_saved(
     assert run.weights_path.exists()
 
 
+def test_the_table_is_whole_after_a_break_between_it_and_the_checkpoint(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the break came after the last epoch, and there is none left to write it with."""
+    run, data = start("cut", SMALL.override(epochs=1))
+
+    def fail(path: Path, _: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_bytes", fail)
+        with pytest.raises(TrainingError, match=r"1 of 1 epochs are saved"):
+            train.train(run, data)
+    train.train(run, data)
+    assert run.history_path.read_text().count("\n") == 2
+
+
 def test_another_seed_gives_other_weights(start: Start) -> None:
     """The seed is not decoration."""
     first, data = start("first", SMALL.override(epochs=1))
