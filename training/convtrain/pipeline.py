@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from convserve import manifest
 from convserve.manifest import ONNX_FILE, sha256_file
 from convserve.signing import Signer
 from convtrain import export, files, publish, train, variants
@@ -32,10 +33,6 @@ class Pipeline:
     def __init__(self, run: Run, data: Data) -> None:
         self.run = run
         self.data = data
-
-    def check_place(self, repository: Path) -> None:
-        """Check, before hours of training, that the run may be published there. Raises as `publish.check_place`."""
-        publish.check_place(self.run.record, repository)
 
     def train(self) -> History:
         """Train, or go on after the last finished epoch, and choose the temperature. Raises as `train.train`."""
@@ -136,13 +133,16 @@ class Pipeline:
         return self._of_these_weights(self.run.evaluation_path, Evaluation, "evaluate")
 
     def _exported(self) -> ExportRecord:
-        return self._of_these_weights(self.run.export_path, ExportRecord, "export")
+        found = self._of_these_weights(self.run.export_path, ExportRecord, "export")
+        self._check_files(self.run.export_directory, found.files, "export")
+        return found
 
     def _variants(self) -> VariantRecord:
         """What came of trying variants; nothing where nobody tried, or before the last export."""
         if self.run.variants_path.exists():
             found = self.run.read(self.run.variants_path, VariantRecord, "quantize")
             if found.source_sha256 == self._exported().files[ONNX_FILE]:
+                self._check_files(self.run.variants_directory, found.files, "quantize")
                 return found
         return VariantRecord(source_sha256="", trials={}, files={})
 
@@ -152,6 +152,15 @@ class Pipeline:
         if found.weights_sha256 != self._weights_sha256:
             raise RunError(f"{path}: speaks of other weights; run again: convtrain {step} {self.run.directory}")
         return found
+
+    def _check_files(self, directory: Path, expected: dict[str, str], step: str) -> None:
+        """Check that a directory holds the files that an earlier step proved, and no others."""
+        changed = manifest.digest_files(directory).items() ^ expected.items()
+        if changed:
+            raise RunError(
+                f"{directory / min(changed)[0]}: is not the file that was proved; run again: convtrain {step} "
+                f"{self.run.directory}"
+            )
 
     @cached_property
     def _model(self) -> Any:
