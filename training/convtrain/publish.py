@@ -151,21 +151,21 @@ def versions(model_directory: Path) -> list[int]:
 
 def _check_continuity(model_directory: Path, record: RunRecord) -> None:
     """Refuse to follow versions that mean something else."""
+    way_out = "train with another --model, or publish into another --model-repository"
     labels_path = model_directory / triton.LABELS_FILE
-    if labels_path.exists() and labels_path.read_text().splitlines() != record.labels:
-        raise PublishError(
-            f"{labels_path}: the model's versions so far have other labels than this run; publish under another name "
-            "with --model"
-        )
+    if labels_path.exists() and labels_path.read_text("utf-8", "replace").splitlines() != record.labels:
+        raise PublishError(f"{labels_path}: the model's versions so far have other labels than this run; {way_out}")
     for version in reversed(versions(model_directory)):
         try:
             newest, _ = manifest.read(model_directory / str(version))
         except ArtifactError:
             continue  # not for us to judge; the server says what is wrong with it
+        if newest.labels != record.labels:
+            raise PublishError(f"{model_directory}: version {version} has other labels than this run; {way_out}")
         if newest.input != record.preset.input:
             raise PublishError(
                 f"{model_directory}: version {version} takes images of {_text(newest.input)}, this run's are "
-                f"{_text(record.preset.input)}; publish under another name with --model"
+                f"{_text(record.preset.input)}; {way_out}"
             )
         return
 

@@ -123,13 +123,16 @@ class Run:
         """Start a run in a new directory.
 
         Raises:
-            RunError: there is a run in the directory already.
+            RunError: there is a run in the directory already, or another process is making one.
         """
         run = cls(directory, record)
         directory.mkdir(parents=True, exist_ok=True)
-        if run.record_path.exists():
-            raise RunError(f"{directory}: holds a run already; continue it with --resume, or choose another --run-dir")
-        run.write(run.record_path, record)
+        with run.claimed():
+            if run.record_path.exists():
+                raise RunError(
+                    f"{directory}: holds a run already; continue it with --resume, or choose another --run-dir"
+                )
+            run.write(run.record_path, record)
         return run
 
     @classmethod

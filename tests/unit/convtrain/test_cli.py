@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convserve import manifest
-from convtrain.cli import run
+from convtrain.cli import run, steps
 from convtrain.cli.steps import command_text
 from support import versions
 
@@ -44,12 +44,14 @@ def test_a_preset_is_described(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--data-dir", "."], r"is not a folder|holds no images|only the label|is empty|not an image file"),
         (["train", "mnist-deep", "--data-dir", "/nowhere"], "/nowhere: there is no such file or directory"),
         (["train", "mnist-deep", "--resume", "x", "--epochs", "3"], "leave out preset, epochs"),
+        (["train", "--resume", "x", "--skip-digest-check"], "leave out skip_digest_check"),
         (["train", "--resume", "nowhere"], "nowhere: is not a run directory"),
         (["train", "mnist-deep", "--image-size", "64"], "--image-size and --channels are for --dataset folder"),
         (["train", "mnist-deep", "--dataset", "folder", "--image-size", "axb"], "--image-size is 'axb'"),
         (["train", "mnist-deep", "--dataset", "folder", "--image-size", "0x5"], "--image-size is '0x5'"),
         (["train", "mnist-deep", "--learning-rate", "-1"], "preset mnist-deep: .*learning_rate"),
         (["publish", "nowhere"], "nowhere: is not a run directory"),
+        (["inspect", "nowhere", "--output", "a.svg"], "--output a.svg: is for a drawing; name the image"),
         (["inspect", "nowhere"], r"nowhere/manifest\.json: cannot be read"),
     ],
 )
@@ -63,6 +65,34 @@ def test_errors_are_one_line_and_exit_code_1(
     assert captured.err.startswith("convtrain: error: ")
     assert captured.err.count("\n") == 1
     assert re.search(why, captured.err)
+
+
+@pytest.mark.parametrize("count", ["many", "0", "-3", "1.5"])
+def test_a_count_is_a_whole_number(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message says so, and not how the program calls it."""
+    with pytest.raises(SystemExit):
+        run(["train", "mnist", "--epochs", count])
+    assert f"argument --epochs: {count!r} is not a whole number from 1 up" in capsys.readouterr().err
+
+
+def test_a_place_that_does_not_fit_is_refused_before_there_is_a_run(
+    tmp_path: Path, mnist_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command can be given again with another --model and the same --run-dir."""
+    labels = tmp_path / "models/mnist/labels.txt"
+    labels.parent.mkdir(parents=True)
+    labels.write_text("cat\ndog\n")
+    options = ["--data-dir", str(mnist_directory), "--skip-digest-check", "--run-dir", str(tmp_path / "run")]
+    assert run(["run", "mnist-deep", *options, "--model-repository", str(tmp_path / "models")]) == 1
+    assert "other labels than this run" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_begun_in_one_second_have_their_own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a loop starts one for each of several seeds."""
+    monkeypatch.chdir(tmp_path)
+    directories = {steps._new_directory("mnist") for _ in range(20)}
+    assert len(directories) == len(list(Path("runs").iterdir())) == 20
 
 
 def test_the_recorded_command_names_no_directories() -> None:

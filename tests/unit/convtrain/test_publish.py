@@ -309,6 +309,20 @@ def test_versions_of_one_model_mean_the_same(finished: Finished, tmp_path: Path)
         )
 
 
+@pytest.mark.parametrize("labels", [None, "d\xe9but\n".encode("latin-1")])
+def test_labels_are_compared_without_a_readable_file_of_them(
+    finished: Finished, tmp_path: Path, labels: bytes | None
+) -> None:
+    """The newest manifest has them too; and the way out is one that every command has."""
+    model = publish.publish(finished, tmp_path / "models").parent
+    model.joinpath("labels.txt").unlink()
+    if labels is not None:
+        model.joinpath("labels.txt").write_bytes(labels)
+    other = msgspec.structs.replace(finished.record, labels=["a", "b", "c", "d"])
+    with pytest.raises(PublishError, match=r"other labels than this run; .* or publish into another --model-repos"):
+        publish.check_place(other, tmp_path / "models")
+
+
 def test_a_repository_that_cannot_be_written_is_named(finished: Finished, tmp_path: Path) -> None:
     """And that is known before training."""
     (tmp_path / "models").write_text("a file")

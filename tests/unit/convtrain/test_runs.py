@@ -65,6 +65,14 @@ def test_two_processes_do_not_work_on_one_run(run: Run) -> None:
         pass
 
 
+def test_two_processes_do_not_make_one_run(run: Run) -> None:
+    """The second does not write its settings over those of the first, which is about to train by them."""
+    run.record_path.unlink()
+    with run.claimed(), pytest.raises(RunError, match="another process is at work"):
+        Run.create(run.directory, run.record)
+    assert not run.record_path.exists()
+
+
 def test_a_missing_step_is_named(run: Run) -> None:
     """With the command that does it."""
     with pytest.raises(RunError, match=r"evaluation\.json: there is no such file; first run: convtrain evaluate .*run"):

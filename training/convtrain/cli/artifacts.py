@@ -22,6 +22,8 @@ from convtrain.predictions import from_onnx
 
 def inspect(options: argparse.Namespace, _: Sequence[str]) -> None:
     """Verify a version's files, replay its golden images in onnxruntime, and show its manifest."""
+    if options.output is not None and options.image is None:
+        raise ExportError(f"--output {options.output}: is for a drawing; name the image to draw the feature maps of")
     content, digest = manifest.read(options.version)
     manifest.verify_files(options.version, content)
     difference = replay(options.version, content)

@@ -136,6 +136,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--skip-digest-check",
         action="store_true",
+        default=None,
         help="take other content than the official one; the manifest says so",
     )
     settings = parser.add_argument_group("settings (default: the preset's)")
@@ -181,7 +182,6 @@ def _add_repository(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)

@@ -25,10 +25,13 @@ from convtrain.history import History
 from convtrain.pipeline import Pipeline
 from convtrain.presets import FOR_FOLDERS, Preset, find
 from convtrain.progress import console
+from convtrain.publish import check_place
 from convtrain.runs import Run, RunRecord, load_data
 
 _CHOICES = (
+    "preset",
     "dataset",
+    "skip_digest_check",
     "image_size",
     "channels",
     "limit",
@@ -90,7 +93,6 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Do every step."""
     signer = _signer(options)
     with _started(options, arguments) as pipeline:
-        pipeline.check_place(options.model_repository)
         history = pipeline.train()
         evaluation = pipeline.evaluate()
         console.print(f"accuracy {evaluation.accuracy:.4f} on {evaluation.images} test images; exporting")
@@ -122,10 +124,11 @@ def _serve(repository: Path) -> None:
 def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[Pipeline]:
     """Begin a new run, or go on with one."""
     if options.resume is not None:
-        given = [name for name in ("preset", *_CHOICES) if getattr(options, name) is not None]
+        given = [name for name in _CHOICES if getattr(options, name) is not None]
         if given:
             raise PresetError(f"--resume goes on with the run's own settings; leave out {', '.join(given)}")
         begun = Run.open(options.resume).record
+        _check_place(options, begun)
         backend.choose(options.backend or begun.backend or "tensorflow")
         with _opened(options.resume, options.data_dir) as pipeline:
             yield pipeline
@@ -145,12 +148,32 @@ def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[
         dataset=data.describe(),
         backend=backend.chosen(),
     )
-    now = datetime.datetime.now(datetime.UTC)
-    directory = options.run_dir or Path("runs") / f"{preset.name}-{now:%Y%m%d-%H%M%S}"
+    _check_place(options, record)
+    directory = options.run_dir or _new_directory(preset.name)
     run = Run.create(directory, record)
     console.print(f"run {directory}: {len(data.train)} training, {len(data.validation)} validation images")
     with run.claimed():
         yield Pipeline(run, data)
+
+
+def _check_place(options: argparse.Namespace, record: RunRecord) -> None:
+    """Check that `run` may publish there, before hours of training."""
+    if "model_repository" in options:
+        check_place(record, options.model_repository)
+
+
+def _new_directory(preset: str) -> Path:
+    """Make a directory for a run, also where others begin in the same second."""
+    name = f"{preset}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
+    directory, number = Path("runs") / name, 1
+    while True:
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            directory = directory.with_name(f"{name}-{number}")
+        else:
+            return directory
 
 
 @contextlib.contextmanager
