@@ -30,8 +30,8 @@ class Predictions:
 
 def batch_size(images: Images) -> int:
     """How many images to run at once: fewer of large ones, whose maps would not fit into memory."""
-    height, width = images.shape[1:3]
-    return max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // (height * width)))
+    pixels: int = images.shape[1] * images.shape[2]
+    return max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // pixels))
 
 
 def from_keras(model: Any, images: Images) -> Predictions:
