@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.file:
         try:
             times = service_times.from_json(json.loads(Path(args.file).read_text())["service_times"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"from: {args.file} cannot be read as the JSON of a plan ({error})") from error
     else:
         times, conditions = _measure(args)

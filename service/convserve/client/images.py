@@ -123,10 +123,24 @@ def _encode_pillow(image: Any, pillow: Any, index: int) -> bytes:
             f"is a Pillow image of mode {image.mode}; convert it to L or RGB, whose samples are 0 to 255",
         )
     exif = pillow.Exif()
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    orientation = _orientation(image)
     if orientation != 1:
         exif[_EXIF_ORIENTATION] = orientation
     buffer = BytesIO()
-    converted = image if mode == image.mode else image.convert(mode)
-    converted.save(buffer, "PNG", compress_level=1, exif=exif)
+    try:
+        converted = image if mode == image.mode else image.convert(mode)
+        converted.save(buffer, "PNG", compress_level=1, exif=exif)
+    except ValueError as error:
+        raise InvalidRequestError.of(
+            f"images[{index}]", f"is a Pillow image that cannot be written as PNG: {error}"
+        ) from error
     return buffer.getvalue()
+
+
+def _orientation(image: Any) -> int:
+    """The orientation in a Pillow image's EXIF data; 1 when there are none, or damaged ones, as the server has it."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001  # Pillow's reader raises what the bytes make it
+        return 1
+    return orientation if isinstance(orientation, int) else 1

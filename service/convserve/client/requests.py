@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from numbers import Integral
+from typing import Any, NamedTuple, TypeAlias
 
 from convserve.client.images import ImageLike, Loaded, load
 from convserve.errors import InvalidRequestError
@@ -42,7 +43,8 @@ class Options(NamedTuple):
         Raises:
             InvalidRequestError: names the argument.
         """
-        if not 0 <= self.top_k < 2**32:
+        top_k: Any = self.top_k  # 1.0 and True equal 1: they would share its lane, and cannot travel
+        if type(top_k) is bool or not (isinstance(top_k, Integral) and 0 <= int(top_k) < 2**32):
             raise InvalidRequestError.of("top_k", f"{self.top_k} came; it is the number of classes to return")
         if isinstance(self.version, float):
             raise InvalidRequestError.of("version", f"{self.version} came; a version is a whole number, or an alias")
@@ -115,7 +117,8 @@ class Chunker:
         complete = None
         if self._waiting and not self._has_room(image, size):
             complete = self.finish()
-        self._waiting.append(image)
+        # a source may use one array for all its images
+        self._waiting.append(image if isinstance(image, bytes) or self._max_rows == 1 else image.copy())
         self._waiting_bytes += size
         if complete is None and len(self._waiting) == self._max_rows:
             complete = self.finish()

@@ -93,7 +93,8 @@ class Retries:
         settings = self._settings
         if not isinstance(error, _RETRIED) or attempt >= settings.attempts:
             return None
-        longest = min(settings.initial_seconds * 2.0 ** (attempt - 1), settings.max_seconds)
+        doublings = min(attempt - 1, 1000)  # more do not fit into a float
+        longest = min(settings.initial_seconds * 2.0**doublings, settings.max_seconds)
         wait = longest * (0.5 + 0.5 * self._chance())
         if isinstance(error, OverloadedError) and error.retry_after_seconds > 0:
             # At least as long as the server asks, and not all at the same moment.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ class ServiceTimes:
         Raises:
             ConfigError: times that cannot be.
         """
-        if min(self.fixed, self.each, self.handling) < 0 or self.fixed + self.each <= 0 or self.most < 1:
+        parts = (self.fixed, self.each, self.handling, *self.besides)
+        if not all(0 <= part < math.inf for part in parts) or self.fixed + self.each <= 0 or self.most < 1:
             raise ConfigError(f"batch times must be above 0 and batches hold a request; got {self}")
 
     def run(self, requests: int) -> float:
@@ -94,6 +96,8 @@ def parse_table(text: str, most: int) -> ServiceTimes:
             size, _, time = part.partition(":")
             unit = next(name for name in units if time.endswith(name))
             points[int(size)] = float(time.removesuffix(unit)) * units[unit]
+            if points[int(size)] <= 0 or int(size) < 1:
+                raise ValueError
     except (ValueError, StopIteration) as error:
         raise ConfigError(f"batch-times: {text!r} came; wanted are sizes and times such as 1:0.5ms,64:4ms") from error
     return ServiceTimes(*fit(points), handling=0.0, most=most or round(max(points)))

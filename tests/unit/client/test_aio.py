@@ -351,6 +351,30 @@ def test_failures_are_repeated(fake: FakeServer) -> None:
     run(test)
 
 
+def test_a_client_closed_before_its_first_image_was_read_sends_nothing(fake: FakeServer) -> None:
+    """Reading takes time on another thread; connections made after the end would never be closed."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            begun.set()
+            assert go_on.wait(30)
+            return b"\x01"
+
+    async def test() -> None:
+        client = AsyncClient(fake.target)
+        calls = [asyncio.create_task(client.classify(Slow(), model="m", request_id=one)) for one in (None, "id")]
+        await asyncio.to_thread(begun.wait, 30)
+        await client.close()
+        go_on.set()
+        for call in calls:
+            with pytest.raises(convserve.ClosedError, match="closed"):
+                await call
+
+    run(test)
+    assert fake.requests == []
+
+
 @pytest.mark.usefixtures("no_window")
 def test_closing_ends_calls_under_way(fake: FakeServer) -> None:
     """Those that gather, those on their way, and those that wait to be repeated; afterwards there are none."""

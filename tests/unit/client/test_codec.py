@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ def png(value: int = 7, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def chunks(images: Any, *, max_message_bytes: int = MEBI, version: int | str | None = None) -> list[requests.Chunk]:
-    return list(requests.chunks(images, Options("m", version, 1, explain=False), max_message_bytes))
+def chunks(
+    images: Any, *, max_message_bytes: int = MEBI, version: int | str | None = None, max_rows: int = requests.MAX_ROWS
+) -> list[requests.Chunk]:
+    return list(requests.chunks(images, Options("m", version, 1, explain=False), max_message_bytes, max_rows))
 
 
 @pytest.mark.parametrize("kind", ["path", "text path", "bytes", "bytearray", "memoryview", "file", "open file"])
@@ -90,6 +93,7 @@ def test_what_can_become_an_array_travels_packed() -> None:
         (np.zeros(4, np.uint8), "array of shape [4]; one image is [height, width] or [height, width, channels]"),
         (np.zeros((1, 2, 2, 1), np.uint8), "several images go to classify_batch"),
         (np.zeros((0, 2, 1), np.uint8), "array of shape [0, 2, 1]"),
+        (Image.new("L", (0, 2)), "Pillow image that cannot be written as PNG: cannot write empty image"),
         (Image.new("F", (2, 2)), "Pillow image of mode F; convert it to L or RGB"),
         (StringIO("x"), "open for text; open it with mode 'rb'"),
         (3, "is a int; give a path, bytes, a file object, a Pillow image or a uint8 array"),
@@ -128,6 +132,28 @@ def test_modes_that_png_has_not_are_converted(mode: str, sent_mode: str) -> None
     sent = reading.load(Image.new(mode, (5, 4)), 0)
     assert isinstance(sent, bytes)
     assert Image.open(BytesIO(sent)).mode == sent_mode
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*", b"Exif\0\0garbage", "text"], ids=["cut", "garbage", "text"])
+def test_damaged_exif_of_a_pillow_image_is_ignored(exif: Any) -> None:
+    """As the server ignores that of a file."""
+    image = Image.new("RGB", (5, 4))
+    image.info["exif"] = exif
+    sent = reading.load(image, 0)
+    assert isinstance(sent, bytes)
+    assert Image.open(BytesIO(sent)).size == (5, 4)
+
+
+def test_a_source_may_use_one_array_for_all_images() -> None:
+    """As cameras do: each image travels as it was when it came."""
+    frame = np.zeros((1, 1, 1), np.uint8)
+
+    def frames() -> Iterator[Any]:
+        for number in range(5):
+            frame[:] = number
+            yield frame
+
+    assert [chunk.request.packed.data for chunk in chunks(frames(), max_rows=3)] == [bytes([0, 1, 2]), bytes([3, 4])]
 
 
 def test_a_pillow_image_keeps_its_orientation() -> None:
@@ -217,8 +243,8 @@ def test_impossible_versions_are_refused(version: Any) -> None:
         Options("m", version, 1, explain=False).request()
 
 
-@pytest.mark.parametrize("top_k", [-1, 2**32])
-def test_impossible_top_k_is_refused(top_k: int) -> None:
+@pytest.mark.parametrize("top_k", [-1, 2**32, 1.0, np.float32(1), True, "1", None])
+def test_impossible_top_k_is_refused(top_k: Any) -> None:
     """The error says so before anything is sent."""
     with pytest.raises(InvalidRequestError, match="number of classes"):
         Options("m", None, top_k, explain=False).request()

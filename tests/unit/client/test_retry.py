@@ -24,6 +24,12 @@ def test_waits_double_up_to_the_longest() -> None:
     assert [decide.delay(GONE, attempt, 60) for attempt in range(1, 6)] == pytest.approx([0.05, 0.1, 0.2, 0.3, 0.3])
 
 
+def test_any_number_of_attempts_is_waited_for() -> None:
+    """A client that is to try for ever does so; 2 to the 1,024th is no float."""
+    decide = retries(attempts=10**6, budget=10**6, max_seconds=0.3)
+    assert [decide.delay(GONE, attempt, 60) for attempt in (1024, 1025, 10**5)] == pytest.approx([0.3] * 3)
+
+
 @pytest.mark.parametrize(("chance", "wait"), [(0.0, 0.05), (0.5, 0.075), (1.0, 0.1)])
 def test_waits_differ_by_chance(chance: float, wait: float) -> None:
     """Callers who failed together do not come back together."""

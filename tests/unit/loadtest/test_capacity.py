@@ -115,11 +115,26 @@ def test_an_slo_that_nobody_can_keep_is_said() -> None:
         plan.make(TIMES, 100, slo.parse("p99=200us"))
 
 
-@pytest.mark.parametrize("text", ["", "1", "1:5", "x:1ms", "1:ms"])
+@pytest.mark.parametrize("text", ["", "1", "1:5", "x:1ms", "1:ms", "1:0ms,64:4ms", "0:1ms", "-1:1ms"])
 def test_what_is_no_table_is_refused(text: str) -> None:
     """The error shows the form."""
     with pytest.raises(ConfigError, match=r"batch-times: .*1:0\.5ms,64:4ms"):
         service_times.parse_table(text, 0)
+
+
+@pytest.mark.parametrize("text", ["1:infms", "1:nanms"])
+def test_times_that_cannot_be_are_refused(text: str) -> None:
+    """They would end in a search without end."""
+    with pytest.raises(ConfigError, match=r"batch"):
+        service_times.parse_table(text, 0)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"service_times": null}', "no JSON"])
+def test_what_is_no_plan_is_refused(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence, no traceback."""
+    (tmp_path / "plan.json").write_text(content)
+    assert main(["plan", "--rate", "1", "--slo", "p99=1s", "--from", str(tmp_path / "plan.json")]) == 1
+    assert "convserve plan: from: " in capsys.readouterr().err
 
 
 def test_the_command_plans_from_a_table_and_from_its_own_json(

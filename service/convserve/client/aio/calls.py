@@ -61,8 +61,7 @@ class Calls:
         Raises:
             ClosedError: the client was closed, or belongs to another process or event loop.
         """
-        if self._closed.is_set():
-            raise ClosedError("the client is closed; make a new one")
+        self._check_open()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop, self._generation = loop, process.generation()
@@ -74,6 +73,7 @@ class Calls:
     def pool(self) -> Pool[Connection]:
         """Connections for classifying."""
         if self._pool is None:
+            self._check_open()
             count, check = self.settings.connections, self.settings.health_check
             self._pool = Pool([Connection(self.settings, health_check=check) for _ in range(count)])
         return self._pool
@@ -82,8 +82,13 @@ class Calls:
     def control(self) -> Pool[Connection]:
         """A connection that also reaches servers which say NOT_SERVING: to ask what they have and how they are."""
         if self._control_pool is None:
+            self._check_open()
             self._control_pool = Pool([Connection(self.settings, health_check=False)])
         return self._control_pool
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise ClosedError("the client is closed; make a new one")
 
     async def close(self) -> None:
         """Drop all connections; calls under way end with CancelledError. May be called twice, and after a fork."""
