@@ -55,7 +55,7 @@ class ModelSettings(_Section, frozen=True, kw_only=True):
     """Rows that may wait; more are refused with RESOURCE_EXHAUSTED. Also the most images one request may bring.
     0: 16 times max_batch_size."""
     max_queue_bytes: Count = 256 * 2**20
-    """Bytes of pixels that may wait; more are refused with RESOURCE_EXHAUSTED."""
+    """Bytes of pixels that may wait; more are refused with RESOURCE_EXHAUSTED. Nor may one request bring more."""
     runtime: RuntimeName = "onnxruntime"
     """What computes the model: onnxruntime (an ONNX file) or tensorflow (the SavedModel; needs that extra)."""
     device: Device = "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,7 +17,7 @@ from convserve import priority, proving, repository
 from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
 from convserve.config import ModelSettings, Settings
 from convserve.drift import Drift
-from convserve.errors import ArtifactError
+from convserve.errors import ArtifactError, ConfigError
 from convserve.lifecycle import VersionState
 from convserve.metrics import Metrics, VersionMetrics
 from convserve.registry import LoadedVersion, VersionStatus
@@ -70,6 +71,7 @@ class Loader:
         Raises:
             ArtifactError: it is damaged, not signed, or does not compute what it promises.
             RuntimeNotInstalledError: the runtime or device that the settings want is missing.
+            ConfigError: the settings leave no room for an image, or the keys for signatures cannot be read.
         """
         root = self._settings.model_repository
         repository.check_inside(root, found.directory, [manifests.MANIFEST_FILE, manifests.SIGNATURE_FILE])
@@ -87,6 +89,7 @@ class Loader:
         repository.check_inside(root, found.directory, manifest.files)
         manifests.verify_files(found.directory, manifest)
         settings = self._settings.for_model(found.model)
+        max_rows = _max_rows(settings, manifest)
         runtime = open_runtime(
             found.directory,
             manifest,
@@ -114,17 +117,24 @@ class Loader:
             )
             times = priority.in_background(prove) if in_background else prove()
             runtime.trim()
-            return self._assemble(manifest, digest, runtime, settings, times), status
+            return self._assemble(manifest, digest, runtime, settings, times, max_rows), status
         except BaseException:
             runtime.close()
             raise
 
     def _assemble(
-        self, manifest: manifests.Manifest, digest: str, runtime: Runtime, settings: ModelSettings, times: BatchTimes
+        self,
+        manifest: manifests.Manifest,
+        digest: str,
+        runtime: Runtime,
+        settings: ModelSettings,
+        times: BatchTimes,
+        max_rows: int,
     ) -> LoadedVersion:
         """Put a batcher around a proved runtime."""
-        max_rows = settings.max_queue_rows or 16 * settings.max_batch_size
-        limits = QueueLimits(settings.max_batch_size, settings.max_queue_delay, max_rows, settings.max_queue_bytes)
+        limits = QueueLimits(
+            settings.max_batch_size, settings.max_queue_delay, _queue_rows(settings), settings.max_queue_bytes
+        )
         statistics = Statistics()
         observer = VersionMetrics(self._metrics, manifest.model, manifest.version, statistics)
         batcher = Batcher(
@@ -148,6 +158,25 @@ class Loader:
             refused=observer.refused,
             statistics=statistics,
         )
+
+
+def _queue_rows(settings: ModelSettings) -> int:
+    """Rows that may wait."""
+    return settings.max_queue_rows or 16 * settings.max_batch_size
+
+
+def _max_rows(settings: ModelSettings, manifest: manifests.Manifest) -> int:
+    """The most images one request may bring: what an empty queue takes.
+
+    Raises:
+        ConfigError: it takes none.
+    """
+    image_bytes = math.prod(manifest.input.shape)
+    if settings.max_queue_bytes < image_bytes:
+        raise ConfigError(
+            f"model.max_queue_bytes is {settings.max_queue_bytes}; an image of {manifest.model} has {image_bytes}"
+        )
+    return min(_queue_rows(settings), settings.max_queue_bytes // image_bytes)
 
 
 def _padding_sizes(settings: ModelSettings, runtime: Runtime) -> Sequence[int]:

@@ -16,6 +16,7 @@ from convserve.clock import monotonic
 from convserve.config import Settings
 from convserve.errors import (
     ArtifactError,
+    ConfigError,
     InvalidRequestError,
     NotFoundError,
     RuntimeNotInstalledError,
@@ -304,7 +305,7 @@ class Manager:
         try:
             loaded, status = self._loader.load(found, status, note, in_background=bool(self._registry.loaded()))
         except Exception as error:  # whatever it was, the version must not stay in between, and others go on
-            foreseen = isinstance(error, ArtifactError | RuntimeNotInstalledError)
+            foreseen = isinstance(error, ArtifactError | RuntimeNotInstalledError | ConfigError)
             reason = str(error) if foreseen else f"{found.directory}: {type(error).__name__}: {error}"
             delay = self._retry_later(model, version, fingerprint)
             log.error(

@@ -11,10 +11,11 @@ from prometheus_client import CollectorRegistry
 from convserve import proving
 from convserve.batching import BatchTimes
 from convserve.config import ModelSettings, Settings
+from convserve.errors import ConfigError
 from convserve.lifecycle import VersionState
 from convserve.loading import Loader
 from convserve.metrics import Metrics
-from convserve.registry import VersionStatus
+from convserve.registry import LoadedVersion, VersionStatus
 from convserve.repository import scan
 
 
@@ -50,3 +51,20 @@ def test_sizes_that_are_proved(
     loaded, _ = loader.load(found, VersionStatus(VersionState.LOADING), lambda status: status, in_background=False)
     loaded.runtime.close()
     assert asked == [(sizes, any_size)]
+
+
+def test_a_request_that_no_queue_could_hold_is_known_as_such(repository: Path) -> None:
+    """It is wrong, for ever; "the queue is full" would have its caller try again, for ever."""
+
+    def load(most_bytes: int) -> LoadedVersion:
+        settings = Settings(model_repository=repository, model=ModelSettings(max_queue_bytes=most_bytes))
+        loader = Loader(settings, Metrics(CollectorRegistry(), "0"), 1)
+        found = scan(repository)["stripes"][1]
+        loaded, _ = loader.load(found, VersionStatus(VersionState.LOADING), lambda status: status, in_background=False)
+        loaded.runtime.close()
+        return loaded
+
+    assert load(2**20).max_rows == 1024
+    assert load(10 * 64 + 63).max_rows == 10
+    with pytest.raises(ConfigError, match="max_queue_bytes is 63; an image of stripes has 64"):
+        load(63)

@@ -21,9 +21,9 @@ class Shares:
     """Counts who holds how many of the server's threads. Thread-safe."""
 
     def __init__(self, threads: int) -> None:
-        """Share out so many threads; the last eighth goes to whoever holds less than an even share."""
+        """Share out so many threads; of several, the last eighth goes to whoever holds less than an even share."""
         self._threads = threads
-        self._plenty = threads - max(1, threads // 8)
+        self._plenty = max(1, threads - max(1, threads // 8))
         self._lock = threading.Lock()
         self._held: Counter[str] = Counter()
         self._total = 0

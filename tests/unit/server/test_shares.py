@@ -59,3 +59,11 @@ def test_threads_come_back() -> None:
                 held.enter_context(shares.hold("a"))
     with shares.hold("a"):
         pass
+
+
+def test_the_only_thread_goes_to_whoever_comes() -> None:
+    """There is none to keep for others."""
+    shares = Shares(1)
+    for _ in range(2):
+        with shares.hold("one"):
+            pass
