@@ -133,6 +133,18 @@ def disk_errors() -> Iterator[None]:
         raise OSError(errno.EIO, reason) from error
 
 
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """What Keras' library raises when a device's memory is full is a `MemoryError` outside of the block."""
+    kind = tensorflow().errors.ResourceExhaustedError if _backend == "tensorflow" else jax().errors.JaxRuntimeError
+    try:
+        yield
+    except kind as error:
+        if _backend == "jax" and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(str(error).partition("\n")[0]) from error
+
+
 def framework_versions() -> dict[str, str]:
     """Versions of the libraries that make a version directory, and of Python."""
     versions = {"python": sys.version.split()[0]}

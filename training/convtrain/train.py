@@ -38,7 +38,8 @@ def train(run: Run, data: Data) -> History:
     Writes `checkpoint.npz` and `history.csv` after every epoch and `weights.npz` at the end.
 
     Raises:
-        TrainingError: the loss became NaN or infinite, or the disk is full; the checkpoint is that of the epoch before.
+        TrainingError: the loss became NaN or infinite, or disk or memory are full; the checkpoint is that of the epoch
+            before.
         TrainingInterruptedError: Ctrl-C; the checkpoint is that of the last finished epoch.
         RunError: the checkpoint is damaged or of another network, or epochs are left that another backend must train.
         MissingExtraError: TensorFlow is not installed.
@@ -66,7 +67,8 @@ def train(run: Run, data: Data) -> History:
             tensorboard.log(run.tensorboard_directory) as log,
         ):
             while not state.history.finished(config):
-                epoch = _run_epoch(pair, config, data, len(state.history.epochs) + 1, advance)
+                with backend.memory_errors():
+                    epoch = _run_epoch(pair, config, data, len(state.history.epochs) + 1, advance)
                 state.save(epoch)
                 log(epoch)
                 console.print(_line(state.history, config.epochs))
@@ -76,6 +78,10 @@ def train(run: Run, data: Data) -> History:
         raise TrainingInterruptedError(
             f"interrupted; {len(state.history.epochs)} of {config.epochs} epochs are saved, continue with "
             f"--resume {run.directory}"
+        ) from error
+    except MemoryError as error:
+        raise TrainingError(
+            f"not enough memory for batches of {config.batch_size} images; a smaller --batch-size may help ({error})"
         ) from error
     except OSError as error:
         raise TrainingError(

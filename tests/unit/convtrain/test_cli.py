@@ -95,6 +95,12 @@ def test_runs_begun_in_one_second_have_their_own_directories(tmp_path: Path, mon
     assert len(directories) == len(list(Path("runs").iterdir())) == 20
 
 
+def test_images_that_do_not_fit_into_memory_are_said_to(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, as any other error."""
+    assert run(["train", "--data-dir", str(image_folder), "--image-size", "10000000"]) == 1
+    assert re.match(r"convtrain: error: not enough memory \(Unable to allocate .*\n$", capsys.readouterr().err)
+
+
 def test_the_recorded_command_names_no_directories() -> None:
     """The manifest travels; the paths of one machine do not."""
     arguments = ["run", "mnist-deep", "--data-dir", "../data/mnist", "--run-dir=/home/me/runs/a", "--epochs", "3"]

@@ -106,6 +106,16 @@ def test_it_trains_without_tensorflow_and_the_rest_is_done_elsewhere(
     assert "--backend jax" in manifest["training"]["command"]
 
 
+def test_a_full_memory_is_told_from_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX has one class for all that goes wrong in a device."""
+    monkeypatch.setattr(backend, "_backend", "jax")
+    error = backend.jax().errors.JaxRuntimeError
+    with pytest.raises(MemoryError, match=r"^RESOURCE_EXHAUSTED: Out of memory$"), backend.memory_errors():
+        raise error("RESOURCE_EXHAUSTED: Out of memory\nmore")
+    with pytest.raises(error, match="INTERNAL"), backend.memory_errors():
+        raise error("INTERNAL: no")
+
+
 def test_jax_that_is_missing_is_named(small: Path, mnist_directory: Path, tmp_path: Path) -> None:
     """With what to install."""
     said = convtrain(

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from convtrain import files, train
+from convtrain import backend, files, train
 from convtrain.architectures import (
     Architecture,
     Conv,
@@ -163,6 +163,19 @@ def test_a_full_disk_ends_training_with_what_is_saved(
     assert len(train.read_history(run).epochs) == saved
     assert len(train.train(run, data).epochs) == 4
     assert run.weights_path.exists()
+
+
+def test_a_full_memory_ends_training_with_what_may_help(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device's memory, as TensorFlow speaks of it."""
+    run, data = start("large")
+
+    def fail(*_: object) -> None:
+        tf = backend.tensorflow()
+        tf.raw_ops.Fill(dims=tf.constant([2**50], tf.int64), value=1.0)
+
+    monkeypatch.setattr(train, "_run_epoch", fail)
+    with pytest.raises(TrainingError, match=r"memory for batches of 32 images; a smaller --batch-size may help \(.+"):
+        train.train(run, data)
 
 
 def test_the_table_is_whole_after_a_break_between_it_and_the_checkpoint(

@@ -30,4 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     except (ConvserveError, OSError) as error:
         print(f"convtrain: error: {error}", file=sys.stderr)
         return 1
+    except MemoryError as error:
+        print(f"convtrain: error: not enough memory ({str(error) or 'for Python'})", file=sys.stderr)
+        return 1
     return code or 0
