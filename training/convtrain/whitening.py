@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from convserve.arrays import Images
 from convtrain.architectures import Architecture, Normalization, Whiten
 from convtrain.network import WHITEN_NAME
 
-MAX_IMAGES = 5000
-"""Enough for a covariance of a few dozen values."""
+MAX_PIXELS = 5000 * 32 * 32
+"""Pixels that are looked at; enough for a covariance of a few dozen values."""
 SMALLEST_VARIANCE = 5e-4
 """Added to every variance, so that directions in which pixels hardly differ are not blown up to noise."""
 
@@ -21,7 +22,8 @@ def initialize(model: Any, architecture: Architecture, images: Images) -> None:
     """Give a model its whitening filters, if the architecture has that layer. `images`: uint8 [N, H, W, C]."""
     match architecture.layers:
         case (Whiten() as layer, *_):
-            kernel = filters(images[:MAX_IMAGES], layer.kernel_size, architecture.normalization)
+            step = math.ceil(images[..., 0].size / MAX_PIXELS)  # those of a folder lie in the order of their labels
+            kernel = filters(images[::step], layer.kernel_size, architecture.normalization)
             model.get_layer(WHITEN_NAME).kernel.assign(kernel)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -31,6 +34,17 @@ def test_responses_are_uncorrelated_and_of_one_variance(
         for right in range(2)
     ).reshape(-1, 12)
     np.testing.assert_allclose(responses.T @ responses / len(responses), np.eye(12), atol=0.01)
+
+
+def test_filters_are_of_images_of_all_labels(cifar10_sample: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a folder lie in the order of their labels: the first few thousand would be of the first label."""
+    split = cifar10_sample.train
+    images = split.images[np.argsort(split.labels, kind="stable")]
+    monkeypatch.setattr(whitening, "MAX_PIXELS", 100 * 32 * 32)
+    kernels: list[Any] = []
+    layer = SimpleNamespace(kernel=SimpleNamespace(assign=kernels.append))
+    whitening.initialize(SimpleNamespace(get_layer=lambda name: layer), ARCHITECTURE, images)
+    np.testing.assert_array_equal(kernels[0], whitening.filters(images[::4], 2, NORMALIZATION))
 
 
 @pytest.mark.training
