@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from convserve import manifest
+from convtrain import progress
 from convtrain.cli import run, steps
 from convtrain.cli.steps import command_text
 from support import versions
@@ -99,6 +100,12 @@ def test_images_that_do_not_fit_into_memory_are_said_to(image_folder: Path, caps
     """In one line, as any other error."""
     assert run(["train", "--data-dir", str(image_folder), "--image-size", "10000000"]) == 1
     assert re.match(r"convtrain: error: not enough memory \(Unable to allocate .*\n$", capsys.readouterr().err)
+
+
+def test_a_directory_is_shown_as_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets in a name are no markup of the terminal's."""
+    progress.console.print("run runs/mnist[lr=0.1]/[/x]")
+    assert capsys.readouterr().err == "run runs/mnist[lr=0.1]/[/x]\n"
 
 
 def test_the_recorded_command_names_no_directories() -> None:

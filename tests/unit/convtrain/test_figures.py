@@ -42,6 +42,12 @@ def test_a_mistake_is_never_certain() -> None:
     assert sorted(found) == ["4, &gt;99.9 %", "is 9"]
 
 
+def test_labels_are_no_formulas() -> None:
+    """Folders are called what they are called."""
+    found = words(figures.confusion([[1, 0], [0, 1]], ["$5_$", "a^$b$"]))
+    assert found.count("$5_$") == 2
+
+
 @pytest.mark.parametrize(("channels", "maps"), [(5, 5), (24, 24), (64, 32)])
 def test_two_rows_of_channels_at_most_are_drawn(channels: int, maps: int) -> None:
     """The title says how many of how many."""

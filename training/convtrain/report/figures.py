@@ -24,6 +24,7 @@ BLUE, ORANGE, RED = "#2563a8", "#d9792b", "#c0392b"
 STYLE: Any = {
     "svg.fonttype": "none",  # letters stay letters: smaller, sharp, and found by the browser's search
     "svg.hashsalt": "convtrain",
+    "text.parse_math": False,  # a label with two dollars is no formula
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Segoe UI", "Helvetica Neue", "Arial", "DejaVu Sans"],
     "font.size": 10,
