@@ -212,9 +212,7 @@ class BatchQueue:
 
     def _drop(self, item: Item) -> None:
         self._forget(item)
-        if item.finished:
-            self.drops.cancelled += 1
-        else:
+        if not item.finished:  # by a piece of it that failed
             self.drops.expired.append(item)
 
     def _forget(self, item: Item) -> None:
