@@ -307,6 +307,7 @@ class Manager:
         except Exception as error:  # whatever it was, the version must not stay in between, and others go on
             foreseen = isinstance(error, ArtifactError | RuntimeNotInstalledError | ConfigError)
             reason = str(error) if foreseen else f"{found.directory}: {type(error).__name__}: {error}"
+            reason = reason.encode(errors="backslashreplace").decode()  # names of files need not be text
             delay = self._retry_later(model, version, fingerprint)
             log.error(
                 "version failed", model=model, version=version, reason=reason, retry_in=delay, exc_info=not foreseen

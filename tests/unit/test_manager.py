@@ -233,3 +233,14 @@ def test_nothing_is_loaded_once_the_end_has_come(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         manager.load("stripes", 1)
     assert registry.loaded() == []
+
+
+def test_a_failure_can_be_told_whatever_files_are_called(tmp_path: Path) -> None:
+    """Names of files are bytes; messages are not, and a call that could not be refused would never be answered."""
+    root = tmp_path / "mod\udce8les"
+    (versions.write_version(root) / "model.onnx").unlink()
+    manager, registry = manage(root)
+    reason = registry.models()["stripes"][1].reason
+    assert "mod\\udce8les/stripes/1/model.onnx" in reason
+    reason.encode()
+    manager.close()
