@@ -151,8 +151,7 @@ def next_action(found: Mapping[int, str], known: Mapping[int, Known], policy: Ve
             return Load(version)
     available = [version for version, entry in known.items() if entry.state is VersionState.AVAILABLE]
     replaced = any(version in available for version in wanted)
-    failed = any(known[version].state is VersionState.FAILED for version in wanted)
     for version in sorted(available):
-        if version not in wanted and replaced and not failed:
+        if version not in wanted and replaced:
             return Unload(version)
     return None

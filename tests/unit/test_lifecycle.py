@@ -89,6 +89,13 @@ def test_an_older_version_comes_back_when_the_newest_is_deleted() -> None:
     assert next_action({1: "a"}, known(v1=AVAILABLE, v2=AVAILABLE), LATEST) == Unload(2)
 
 
+@pytest.mark.parametrize("policy", [VersionPolicy(pinned=frozenset({1})), VersionPolicy(all=True)])
+def test_a_failure_elsewhere_keeps_no_deleted_version(policy: VersionPolicy) -> None:
+    """The bad one stops once an older one answers, though another, under an alias for instance, has failed long ago."""
+    found = {1: "a", 2: "a"}
+    assert next_action(found, known(v1=FAILED, v2=AVAILABLE, v3=AVAILABLE), policy) == Unload(3)
+
+
 def test_the_old_latest_stays_while_the_new_one_has_failed() -> None:
     """Also when another wanted version, one with an alias, is available."""
     policy = VersionPolicy(pinned=frozenset({2}))

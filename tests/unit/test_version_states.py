@@ -192,14 +192,11 @@ class Versions(RuleBasedStateMachine):
         pinned = self.pinned | set(self.aliases.values())
         provable = [number for number in candidates if self.disk[number][1] or number in self.available]
         wanted = [number for number in candidates if number in provable[:1] or number in pinned]
-        broken = []
         for number in wanted:
             content, good = self.disk[number]
             if good:
                 self.available[number] = content
-            elif number not in self.available:
-                broken.append(number)
-        if any(number in self.available for number in wanted) and not broken:
+        if any(number in self.available for number in wanted):
             self.available = {number: content for number, content in self.available.items() if number in wanted}
         self.ever_available = self.ever_available or bool(self.available)
 
