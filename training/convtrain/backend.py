@@ -115,7 +115,9 @@ def seed_everything(seed: int) -> None:
 
     JAX's do so on a CPU; on a GPU where the variable XLA_FLAGS holds --xla_gpu_deterministic_ops=true.
     """
-    keras().utils.set_random_seed(seed)
+    module = keras()
+    with _held_stderr():  # Keras opens TensorFlow too, where there is one
+        module.utils.set_random_seed(seed)
     if _backend == "tensorflow":
         tensorflow().config.experimental.enable_op_determinism()
 

@@ -106,6 +106,13 @@ def test_it_trains_without_tensorflow_and_the_rest_is_done_elsewhere(
     assert "--backend jax" in manifest["training"]["command"]
 
 
+def test_it_is_opened_quietly() -> None:
+    """With TensorFlow, which Keras opens as well where there is one."""
+    code = "from convtrain import backend; backend.choose('jax'); backend.seed_everything(1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_full_memory_is_told_from_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """JAX has one class for all that goes wrong in a device."""
     monkeypatch.setattr(backend, "_backend", "jax")

@@ -171,7 +171,7 @@ def _new_directory(preset: str) -> Path:
             directory.mkdir(parents=True)
         except FileExistsError:
             number += 1
-            directory = directory.with_name(f"{name}-{number}")
+            directory = Path("runs") / f"{name}-{number}"
         else:
             return directory
 
