@@ -122,6 +122,8 @@ def read(data: bytes, enough: int, *, max_pixels: int, field: str) -> tuple[Imag
         if image.draft(None, (enough, enough)) and image.size != size:  # only JPEG can
             steps.append(f"reduced {size[0]}x{size[1]} to {image.width}x{image.height} while decoding")
         image.load()
+        if image.mode == "P" and image.palette is None:
+            raise ValueError("the palette is missing")
     except (InvalidRequestError, MemoryError):
         raise
     except Exception as error:
