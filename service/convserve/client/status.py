@@ -69,15 +69,19 @@ def error_of(failure: grpc.RpcError, request_id: str, first_image: int = 0) -> e
 
 def _read_details(call: grpc.Call, first_image: int) -> tuple[tuple[errors.FieldViolation, ...], float]:
     """Field violations, and seconds to wait before the next try; none and 0 when the server gave none."""
+    try:
+        return _parse_details(call, first_image)
+    except DecodeError:  # a proxy's or a foreign server's; the status itself still counts
+        return (), 0.0
+
+
+def _parse_details(call: grpc.Call, first_image: int) -> tuple[tuple[errors.FieldViolation, ...], float]:
     violations: list[errors.FieldViolation] = []
     retry_after_seconds = 0.0
     status = details_pb.ErrorStatus()
     for key, value in call.trailing_metadata() or ():
         if key == _DETAILS_KEY:
-            try:
-                status.ParseFromString(cast("bytes", value))
-            except DecodeError:  # a proxy's or a foreign server's; the status itself still counts
-                return (), 0.0
+            status.ParseFromString(cast("bytes", value))
     for detail in status.details:
         if detail.type_url == f"{_TYPE_URL}BadRequest":
             bad = details_pb.BadRequest.FromString(detail.value)

@@ -81,7 +81,9 @@ class Asker:
                 f"model: {wanted.model} takes {[(one.name, one.datatype, list(one.shape)) for one in found.inputs]};"
                 " the load tester sends one input `image`, UINT8 [N, H, W, C]"
             )
-        labels = tuple(filter(None, found.properties.get("labels", "").split(",")))
+        labels = tuple(found.properties["labels"].split(",")) if "labels" in found.properties else ()
+        if any(one.name == "probabilities" and list(one.shape[-1:]) != [len(labels)] for one in found.outputs):
+            labels = ()  # a comma in a label: the positions of those after it would be wrong
         return ModelFacts((int(shape[0]), int(shape[1]), int(shape[2])), labels)
 
     def _native_facts(self, wanted: Wanted) -> ModelFacts:

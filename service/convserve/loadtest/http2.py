@@ -60,7 +60,8 @@ class _Stream:
     """A call under way."""
 
     window: int
-    unsent: bytes = b""
+    unsent: memoryview = field(default_factory=lambda: memoryview(b""))
+    """A view: to cut megabytes anew for every frame would take longer than the server does."""
     body: list[bytes] = field(default_factory=list)
     status: bytes = b""
 
@@ -150,7 +151,7 @@ class Connection:
             self._window -= size
             self._streams[stream] = _Stream(self._stream_window - size)
         else:
-            self._streams[stream] = _Stream(self._stream_window, framed)
+            self._streams[stream] = _Stream(self._stream_window, memoryview(framed))
             self._blocked.append(stream)
             self._flush()
         return stream
@@ -322,7 +323,7 @@ class Connection:
         call = self._streams.get(stream)
         return call is not None and bool(call.unsent) and call.window <= 0
 
-    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes | memoryview) -> None:
         self.output += struct.pack(">IBI", len(payload) << 8 | kind, flags, stream)
         self.output += payload
 

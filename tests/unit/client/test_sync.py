@@ -210,11 +210,15 @@ def test_overload_says_when_to_come_back(fake: FakeServer) -> None:
     assert caught.value.retry_after_seconds == 1.25
 
 
-def test_unreadable_details_do_not_hide_the_status(fake: FakeServer) -> None:
+@pytest.mark.parametrize("part", ["all", "BadRequest", "RetryInfo"])
+def test_unreadable_details_do_not_hide_the_status(fake: FakeServer, part: str) -> None:
     """A proxy may put anything there."""
+    status = error_details_pb2.ErrorStatus(code=5)
+    status.details.add(type_url=f"type.googleapis.com/google.rpc.{part}", value=b"\xff\xff\xff")
+    details = b"\xff\xff\xff" if part == "all" else status.SerializeToString()
 
     def before(request: pb.ClassifyRequest, context: Any) -> None:
-        context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
+        context.set_trailing_metadata((("grpc-status-details-bin", details),))
         context.abort(grpc.StatusCode.NOT_FOUND, "no model m")
 
     fake.before = before
