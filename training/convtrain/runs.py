@@ -219,6 +219,8 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given up with the file, also when the process dies
             except BlockingIOError:
                 raise RunError(f"{self.directory}: another process is at work on this run") from None
+            for path in self.directory.glob(".*.npz.*"):  # of a process that was killed while it wrote
+                path.unlink()
             yield
 
     def write(self, path: Path, content: msgspec.Struct) -> None:

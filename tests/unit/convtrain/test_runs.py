@@ -73,6 +73,16 @@ def test_two_processes_do_not_make_one_run(run: Run) -> None:
     assert not run.record_path.exists()
 
 
+def test_what_a_killed_process_left_half_written_goes_with_the_next(run: Run) -> None:
+    """Checkpoints are large, and a machine that is taken away now and then would leave many halves of them."""
+    left = run.directory / ".checkpoint.npz.x7_abc"
+    left.write_bytes(b"half")
+    run.checkpoint_path.write_bytes(b"whole")
+    with run.claimed():
+        assert not left.exists()
+        assert run.checkpoint_path.exists()
+
+
 def test_a_missing_step_is_named(run: Run) -> None:
     """With the command that does it."""
     with pytest.raises(RunError, match=r"evaluation\.json: there is no such file; first run: convtrain evaluate .*run"):
