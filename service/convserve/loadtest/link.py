@@ -62,8 +62,8 @@ def parse_target(
     if bool(cert_file) != bool(key_file):
         raise ConfigError("tls: a certificate needs its key, and a key its certificate")
     host, separator, port = text.removeprefix("dns:///").rpartition(":")
-    if not separator or not host or not port.isdecimal():
-        raise ConfigError(f"target: {text!r} came; wanted is HOST:PORT")
+    if not separator or not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
+        raise ConfigError(f"target: {text!r} came; wanted is HOST:PORT")  # gRPC would take 70000 for 4464
     try:
         token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else ""
         ca, cert, key = (_readable(name) for name in (ca_file, cert_file, key_file))

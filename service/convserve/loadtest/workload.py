@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,7 +76,7 @@ def parse_mix(text: str) -> Mix:
         weights = tuple(float(pair[1]) if len(pair) == 2 else 1.0 for pair in pairs)
     except (ValueError, IndexError) as error:
         raise ConfigError(f"batch: {text!r} came; wanted is a size such as 8, or a mix such as 1:90,8:10") from error
-    if any(not 1 <= size <= 4096 for size in sizes) or any(not weight > 0 for weight in weights):
+    if any(not 1 <= size <= 4096 for size in sizes) or not (min(weights) > 0 and math.isfinite(sum(weights))):
         raise ConfigError(f"batch: {text!r} came; sizes are 1 to 4096 and weights above 0")
     return Mix(sizes, weights)
 

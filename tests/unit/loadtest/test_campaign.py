@@ -164,7 +164,7 @@ def test_files_are_read_before_anything_is_sent(tmp_path: Path) -> None:
     assert parse_target("h:1", 1, token_file=str(tmp_path / "token")).token == "good"
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:http"])
+@pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:http", "host:70000", "host:²"])
 def test_what_is_no_target_is_refused(text: str) -> None:
     """The error shows the form."""
     with pytest.raises(ConfigError, match="wanted is HOST:PORT"):
