@@ -35,8 +35,8 @@ class ServerProcess:
         return self.log_file.read_text()
 
     def log_events(self) -> list[dict[str, Any]]:
-        """The log's lines, decoded."""
-        return [json.loads(line) for line in self.log.splitlines()]
+        """The log's lines, decoded; not one that is just being written."""
+        return [json.loads(line) for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
 
     def http(self, path: str) -> tuple[int, str]:
         """GET a path. Returns status and body."""

@@ -88,6 +88,12 @@ def failure(call: Any, *args: Any, **kwargs: Any) -> list[str]:
     return ["no error", ""]
 
 
+def crowd(at: Any, request: Any) -> None:
+    """Send more at once than the queue holds; raises what the first request that was refused got."""
+    calls = [at.Predict.future(request, timeout=30) for _ in range(64)]
+    raise next(error for error in (call.exception() for call in calls) if error)
+
+
 def described(messages: Any) -> Any:
     """Full name and fields of messages and of those inside them."""
     for message in messages:
@@ -188,7 +194,10 @@ narrow = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel
 request = predict_pb2.PredictRequest()
 request.model_spec.name = "mnist"
 request.inputs["image"].CopyFrom(pixels)
-found["errors"]["full queue"] = failure(narrow.Predict, request, timeout=30)
+few = predict_pb2.PredictRequest()
+few.model_spec.name = "mnist"
+few.inputs["image"].CopyFrom(tensor(images[:5], types_pb2.DT_UINT8))
+found["errors"]["full queue"] = failure(crowd, narrow, few)
 found["errors"]["deadline"] = failure(prediction.Predict, request, timeout=0.002)
 classify_request = classification_pb2.ClassificationRequest()
 classify_request.model_spec.name = "mnist"
