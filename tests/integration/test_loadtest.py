@@ -203,7 +203,7 @@ def test_connections_that_grow_old_are_replaced_without_loss(
 
 
 def test_a_server_that_asks_for_everything_is_reached(tmp_path: Path) -> None:
-    """TLS with an authority of one's own, a client's certificate, and a token; without the token, nothing."""
+    """TLS with an authority of one's own, a client's certificate, and a token; without the token, nothing. Plans, too."""
     authority = Authority("ours")
     cert, key = authority.sign("server").write(tmp_path / "tls", "server")
     own_cert, own_key = authority.sign("client").write(tmp_path / "tls", "client")
@@ -216,9 +216,14 @@ def test_a_server_that_asks_for_everything_is_reached(tmp_path: Path) -> None:
     with serving(tmp_path / "repository", tmp_path, *flags) as server:
         secure = ["--tls-ca", str(ca), "--tls-cert", str(own_cert), "--tls-key", str(own_key), "--rate", "30"]
         _, found, _ = loadtest(server.target, *secure, "--token-file", str(tokens))
+        command = [sys.executable, "-m", "convserve", "plan", "--target", server.target, "--model", "stripes", *secure]
+        command += ["--token-file", str(tokens), "--slo", "p99=60s", "--duration", "0.3", "--json"]
+        planned = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
         status, _, stderr = loadtest(server.target, *secure)
     assert set(only_run(found)["statuses"]) == {"OK"}
     assert found["conditions"]["tls"] is True
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["replicas"] >= 1
     assert (status, "UNAUTHENTICATED" in stderr, "Traceback" in stderr) == (1, True, False)
 
 

@@ -12,6 +12,7 @@ from convserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from convserve.client import Client
+    from convserve.loadtest.link import Target
 
 TARGET_VARIABLE = "CONVSERVE_TARGET"
 DEFAULT_TARGET = "127.0.0.1:8001"
@@ -64,6 +65,25 @@ def connect(args: argparse.Namespace) -> Client:
         except UnicodeDecodeError as error:
             raise ConfigError(f"--token-file: {args.token_file} holds no token: it is no text") from error
     return Client(args.target, timeout=args.timeout, tls=tls, token=token)
+
+
+def loaded(args: argparse.Namespace) -> Target:
+    """The server that the load tester is to load, by the same flags.
+
+    Raises:
+        ConfigError: the address is none, or a file cannot be read.
+    """
+    from convserve.loadtest.link import parse_target
+
+    return parse_target(
+        args.target,
+        args.timeout,
+        tls=args.tls,
+        ca_file=args.tls_ca or "",
+        cert_file=args.tls_cert or "",
+        key_file=args.tls_key or "",
+        token_file=str(args.token_file or ""),
+    )
 
 
 def positive_seconds(text: str) -> float:

@@ -39,13 +39,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--dialect", choices=("native", "oip"), default="native", help="API to call (default: native)")
     common.add_connection(parser)
-    parser.add_argument("--tls", action="store_true", help="talk TLS, and check with this machine's certificates")
-    parser.add_argument(
-        "--tls-ca", metavar="FILE", default="", help="talk TLS, and check with these certificates (PEM)"
-    )
-    parser.add_argument("--tls-cert", metavar="FILE", default="", help="certificate to show the server (PEM)")
-    parser.add_argument("--tls-key", metavar="FILE", default="", help="key of --tls-cert (PEM)")
-    parser.add_argument("--token-file", metavar="FILE", default="", help="file with a bearer token to send")
 
     load = parser.add_argument_group("load")
     load.add_argument(
@@ -103,6 +96,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print one JSON object, times in seconds")
     output.add_argument("--report", metavar="FILE", help="write a self-contained HTML report")
+    common.add_credentials(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,7 +139,6 @@ def _options(args: argparse.Namespace) -> Options:
     from convserve.loadtest import slo
     from convserve.loadtest.campaign import Options, mix_of
     from convserve.loadtest.dialects import Wanted
-    from convserve.loadtest.link import parse_target
     from convserve.loadtest.run import Goals
     from convserve.loadtest.scenario import SCENARIOS
 
@@ -155,15 +148,7 @@ def _options(args: argparse.Namespace) -> Options:
         raise ConfigError(f"sweep: {args.sweep!r} came; wanted are rates such as 500,1000,2000") from error
     scenario = SCENARIOS[args.scenario]
     return Options(
-        target=parse_target(
-            args.target,
-            args.timeout,
-            tls=args.tls,
-            ca_file=args.tls_ca,
-            cert_file=args.tls_cert,
-            key_file=args.tls_key,
-            token_file=args.token_file,
-        ),
+        target=common.loaded(args),
         wanted=Wanted(args.dialect, args.model, args.version, not args.no_explain),
         scenario=scenario,
         mix=mix_of(scenario, args.batch),

@@ -39,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     source.add_argument("--from", dest="file", metavar="FILE", help="JSON of an earlier plan")
     parser.add_argument("--json", action="store_true", help="print one JSON object, times in seconds")
     common.add_connection(parser)
+    common.add_credentials(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,21 +74,19 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> tuple[ServiceTimes, dict[str, Any]]:
     from rich.console import Console
 
-    from convserve.client import Client
     from convserve.loadtest import calibration, workload
     from convserve.loadtest.campaign import Campaign, Options
     from convserve.loadtest.dialects import Wanted
-    from convserve.loadtest.link import parse_target
     from convserve.loadtest.progress import LiveProgress
     from convserve.loadtest.scenario import SCENARIOS
 
-    with Client(args.target, timeout=args.timeout) as client:
+    with common.connect(args) as client:
         model = client.model(args.model)
     found = next((one for one in model.versions if one.version == model.default_version), None)
     if found is None or not found.max_batch_size:
         raise ConfigError(f"model: {args.model} has no available version")
     options = Options(
-        target=parse_target(args.target, args.timeout),
+        target=common.loaded(args),
         wanted=Wanted("native", args.model),
         scenario=SCENARIOS["closed"],
         mix=workload.parse_mix(str(args.batch)),
