@@ -203,7 +203,7 @@ def test_connections_that_grow_old_are_replaced_without_loss(
 
 
 def test_a_server_that_asks_for_everything_is_reached(tmp_path: Path) -> None:
-    """TLS with an authority of one's own, a client's certificate, and a token; without the token, nothing. Plans, too."""
+    """TLS with an authority of one's own, a client's certificate, and a token; without it, nothing. So do plans."""
     authority = Authority("ours")
     cert, key = authority.sign("server").write(tmp_path / "tls", "server")
     own_cert, own_key = authority.sign("client").write(tmp_path / "tls", "client")
