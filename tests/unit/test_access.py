@@ -12,15 +12,9 @@ import structlog
 from convserve.config import AuthSettings, Settings
 from convserve.errors import ConfigError, PermissionDeniedError, UnauthenticatedError
 from convserve.server.access import Access, Group
+from support.clock import Clock
 
 USER, ADMIN, OTHER = "user-token-0123456789", "admin-token-0123456789", "other-token-0123456789"
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def bearer(token: str) -> list[tuple[str, str | bytes]]:

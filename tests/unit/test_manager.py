@@ -19,6 +19,7 @@ from convserve.metrics import Metrics
 from convserve.registry import Registry
 from convserve.repository import FoundVersion
 from support import versions
+from support.clock import Clock
 
 
 def manage(root: Path, model: ModelSettings | None = None) -> tuple[Manager, Registry]:
@@ -68,19 +69,10 @@ def test_permissions_that_were_mended_are_noticed(tmp_path: Path, monkeypatch: p
     manager.close()
 
 
-class Clock:
-    """The manager's time."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
+    """The manager's time."""
+    made = Clock(1000.0)
     monkeypatch.setattr("convserve.manager.monotonic", made)
     return made
 

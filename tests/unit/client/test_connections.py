@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from convserve.client.connections import SUSPECT_SECONDS, Pool
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 def test_a_lone_caller_uses_all_connections_in_turn() -> None:
@@ -35,7 +29,7 @@ def test_the_least_busy_connection_is_taken() -> None:
 
 def test_a_connection_that_failed_is_avoided_for_a_while() -> None:
     """Failing at once, it would be the least busy one and attract everybody."""
-    clock = Clock()
+    clock = Clock(100.0)
     pool = Pool("ab", clock)
     bad = pool.take()
     pool.give_back(bad, failed=True)
@@ -47,7 +41,7 @@ def test_a_connection_that_failed_is_avoided_for_a_while() -> None:
 
 def test_a_success_clears_the_suspicion() -> None:
     """It works again."""
-    pool = Pool("ab", Clock())
+    pool = Pool("ab", Clock(100.0))
     one, two = pool.take(), pool.take()
     for slot in (one, two):
         pool.give_back(slot, failed=True)
@@ -58,7 +52,7 @@ def test_a_success_clears_the_suspicion() -> None:
 
 def test_when_all_have_failed_they_are_used_all_the_same() -> None:
     """Nothing else is left."""
-    pool = Pool("ab", Clock())
+    pool = Pool("ab", Clock(100.0))
     for slot in (pool.take(), pool.take()):
         pool.give_back(slot, failed=True)
     assert {pool.take().connection for _ in range(2)} == {"a", "b"}
