@@ -13,9 +13,10 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from convserve.server.health import _Servicer
+from convserve.server.health import Health, _Servicer
 from support.server import ServerProcess, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -107,6 +108,23 @@ def test_a_long_name_is_answered_all_the_same(server: ServerProcess) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x" * 100_000))
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("name", ["readiness", "liveness", "convserve.v1.ClassificationService"])
+def test_a_model_does_not_take_a_name_of_the_server(name: str) -> None:
+    """A probe is told of the process; that the model has no status of its own is logged once."""
+    health = Health(["convserve.v1.ClassificationService"])
+    status = health._servicer._statuses
+    health.set_ready(True)
+    with structlog.testing.capture_logs() as logs:
+        for available in (True, False):
+            health.set_model(name, available)
+            health.set_model("stripes", available)
+    assert (status[name], status["stripes"]) == (SERVING, NOT_SERVING)
+    assert [(line["log_level"], line["model"]) for line in logs] == [("warning", name)]
+    health.set_ready(False)
+    assert status[name] == (SERVING if name == "liveness" else NOT_SERVING)
+    health.close()
 
 
 def test_names_that_were_watched_are_forgotten() -> None:

@@ -1,7 +1,8 @@
 """`grpc.health.v1`: is the process alive, may it get traffic, which models answer.
 
 Service names: `""` and `readiness` say whether traffic should come; `liveness` says whether the process should live,
-which is found out when somebody asks; each gRPC service and each model has its name.
+which is found out when somebody asks; each gRPC service and each model has its name. A model that is called as one of
+the others has none: a probe must not be told of a model what it asks of the process.
 
 The servicer is our own. grpcio-health-checking's holds its lock while it sends to a watcher, and takes the same lock on
 the server's thread when a watcher leaves: a watcher that leaves while a status changes stops both threads for good.
@@ -14,12 +15,15 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from convserve.clock import monotonic
 
 SERVICE = "grpc.health.v1.Health"
 FILE = health_pb2.DESCRIPTOR
+
+log = structlog.get_logger(__name__)
 
 _LIVENESS = "liveness"
 _Send = Callable[[health_pb2.HealthCheckResponse | None], None]
@@ -44,6 +48,7 @@ class Health:
         """
         self._with_readiness = ["", "readiness", *services]
         self._models: dict[str, bool] = {}
+        self._nameless: set[str] = set()
         self._lock = threading.Lock()
         self._servicer = _Servicer(find_hang)
         self.ready = False
@@ -65,8 +70,16 @@ class Health:
                 self._servicer.set(name, serving=ready and available)
 
     def set_model(self, name: str, available: bool) -> None:
-        """Say whether a model answers; while no traffic should come, none does."""
+        """Say whether a model answers; while no traffic should come, none does.
+
+        One that is called as something else here gets no status; the log says so once.
+        """
         with self._lock:
+            if name == _LIVENESS or name in self._with_readiness:
+                if name not in self._nameless:
+                    self._nameless.add(name)
+                    log.warning("a model has no health status: the server's own has its name", model=name)
+                return
             self._models[name] = available
             self._servicer.set(name, serving=self.ready and available)
 
