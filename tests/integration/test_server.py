@@ -261,6 +261,17 @@ def test_a_wrong_flag_value_is_a_usage_error(repository: Path) -> None:
     assert "--model-max-batch-size is '0'" in ended.stderr
 
 
+def test_settings_for_a_model_that_is_not_there_are_told_of(repository: Path, tmp_path: Path) -> None:
+    """Once, however many workers there are: most often a typing error, but the model may come later."""
+    file = tmp_path / "convserve.toml"
+    file.write_text("[models.stripes]\nmax_batch_size = 8\n[models.strypes]\nmax_batch_size = 8\n")
+    with serving(repository, tmp_path, "--config", str(file), "--workers", "2") as server:
+        told = [event for event in server.log_events() if "not in the repository" in event["event"]]
+        assert [(event["level"], event["model"], event["models"]) for event in told] == [
+            ("warning", "strypes", ["stripes"])
+        ]
+
+
 @pytest.mark.parametrize("missing", ["nowhere", ""])
 def test_a_missing_or_empty_repository_is_a_clear_error(tmp_path: Path, missing: str) -> None:
     """It names the path and what should be there."""

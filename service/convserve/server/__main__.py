@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convserve import config, host, memory
+from convserve import config, host, memory, repository
 from convserve.config import Settings
-from convserve.errors import ConvserveError
+from convserve.errors import ConfigError, ConvserveError
 from convserve.host import CpuPlan
 from convserve.server import logs
 from convserve.server.supervisor import Supervisor
@@ -44,6 +45,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
     signals = _Signals()
     plan = host.plan(host.inspect(), settings.workers, settings.intra_op_threads)
     log.info("cores shared out", **asdict(host.inspect()), **asdict(plan))
+    _tell_unused(settings)
     server = _make(settings, plan)
     try:
         models = server.start()
@@ -67,6 +69,16 @@ def serve(arguments: Mapping[str, Any]) -> int:
     server.stop()
     log.info("stopped")
     return 1 if isinstance(server, Supervisor) and server.failed.is_set() else 0
+
+
+def _tell_unused(settings: Settings) -> None:
+    """Warn of settings for models that the repository does not have: most often a typing error, or they come later."""
+    if not settings.models:
+        return
+    with contextlib.suppress(ConfigError):  # the start says what is wrong with the repository
+        known = sorted(repository.scan(settings.model_repository))
+        for name in sorted(set(settings.models) - set(known)):
+            log.warning("settings for a model that is not in the repository", model=name, models=known)
 
 
 def _make(settings: Settings, plan: CpuPlan) -> Server | Supervisor:
