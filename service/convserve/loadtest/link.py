@@ -57,8 +57,10 @@ def parse_target(
     """Read HOST:PORT, and find the files.
 
     Raises:
-        ConfigError: says what came and what is wanted.
+        ConfigError: says what came and what is wanted; also where a token would travel unencrypted to another machine.
     """
+    from convserve.client.security import is_local  # not for the processes that make the load: it brings gRPC
+
     if bool(cert_file) != bool(key_file):
         raise ConfigError("tls: a certificate needs its key, and a key its certificate")
     host, separator, port = text.removeprefix("dns:///").rpartition(":")
@@ -73,7 +75,10 @@ def parse_target(
         raise ConfigError(f"{token_file} holds no token: it is no text") from error
     if not (token.isascii() and token.isprintable()):
         raise ConfigError(f"{token_file} holds no token: it has characters that no header carries")
-    return Target(host.strip("[]"), int(port), timeout, tls or bool(ca or cert), ca, cert, key, token)
+    tls = tls or bool(ca or cert)
+    if token and not tls and not is_local(f"{host}:{port}"):
+        raise ConfigError(f"token: would travel to {host}:{port} unencrypted; set --tls or --tls-ca")
+    return Target(host.strip("[]"), int(port), timeout, tls, ca, cert, key, token)
 
 
 def _readable(name: str) -> str:

@@ -161,7 +161,22 @@ def test_files_are_read_before_anything_is_sent(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="token holds no token"):
             parse_target("h:1", 1, token_file=str(tmp_path / "token"))
     (tmp_path / "token").write_text("good\n")
-    assert parse_target("h:1", 1, token_file=str(tmp_path / "token")).token == "good"
+    assert parse_target("h:1", 1, tls=True, token_file=str(tmp_path / "token")).token == "good"
+
+
+def test_a_token_travels_in_the_clear_only_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As those of the client do; the command ends with a sentence before anything is sent."""
+    token, ca = str(tmp_path / "token"), str(tmp_path / "ca.pem")
+    for path in (token, ca):
+        Path(path).write_text("good\n")
+    for target in ("localhost:1", "127.0.0.1:1", "[::1]:1", "dns:///localhost:1"):
+        assert parse_target(target, 1, token_file=token).token == "good"
+    assert parse_target("h:1", 1, ca_file=ca, token_file=token).token == "good"
+    with pytest.raises(ConfigError, match=r"token: would travel to localhost\.example:1 unencrypted"):
+        parse_target("localhost.example:1", 1, token_file=token)
+    for command in (["loadtest", "--rate", "1"], ["plan", "--rate", "1", "--slo", "p99=1s"]):
+        assert main([*command, "--model", "m", "--target", "models.example:1", "--token-file", token]) == 1
+        assert "token: would travel to models.example:1 unencrypted; set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:http", "host:70000", "host:²"])
