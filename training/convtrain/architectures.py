@@ -15,7 +15,10 @@ Size: TypeAlias = int | tuple[int, int]
 """One number for both directions, or (height, width); at least 1."""
 Padding: TypeAlias = Literal["valid", "same"]
 Activation: TypeAlias = Literal["linear", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
-L2: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
+LARGEST = 3.4e38
+"""Numbers of a description end here, as those of float32 do; infinity and NaN are none."""
+Number: TypeAlias = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+L2: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 
 
 class _Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="layer", kw_only=True):
@@ -144,9 +147,9 @@ Layer: TypeAlias = (
 class Normalization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the graph does to samples of 0..255 first: (sample - mean) / std."""
 
-    mean: float | tuple[float, ...] = 0.0
+    mean: Number | tuple[Number, ...] = 0.0
     """Subtracted; one number, or one per channel."""
-    std: float | tuple[float, ...] = 255.0
+    std: Number | tuple[Number, ...] = 255.0
     """Divided by; one number, or one per channel. The defaults give 0..1."""
 
 

@@ -6,8 +6,11 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from convtrain.architectures import LARGEST
+
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
-PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
+Pixels = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 
 
 class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -90,9 +93,9 @@ class Augmentation(_Config, frozen=True, kw_only=True):
     """Stretch or shrink each image by up to this share, in height and width independently."""
     shear: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Slant each image by up to so many pixels for each pixel of height."""
-    elastic_pixels: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    elastic_pixels: Pixels = 0.0
     """Bend each image: typical length of a smooth random displacement, in pixels."""
-    warp_shift_pixels: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    warp_shift_pixels: Pixels = 0.0
     """Move each image by up to so much, also by parts of a pixel; what comes in from outside is 0, as for all warps."""
     horizontal_flip: bool | Literal["alternating"] = False
     """Mirror every second image, chosen at random. `alternating`: those that were not mirrored in the last epoch, which

@@ -105,6 +105,7 @@ def changed(old: str, new: str) -> str:
             changed('name = "sgd", learning', 'name = "sgd", momentm = 0.5, learning'),
             r"training\.optimizer: there is no key 'momentm'; did you mean momentum\? there are learning_rate, m",
         ),
+        (changed("l2 = 0.001", "l2 = inf"), r"layer 1 \(conv\): l2 is inf; wanted is a number <= 3\.4e\+38"),
         (changed("rate = 0.3", "rate = 1.5"), r"layer 5 \(dropout\): rate is 1\.5; wanted is a number < 1"),
         (changed("filters = 16", "filters = -16"), r"layer 3 \(separable_conv\): filters is -16; wanted is a whole "),
         (changed('"valid"', '"full"'), r"layer 1 \(conv\): padding is 'full'; there are same, valid"),

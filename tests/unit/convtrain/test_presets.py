@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import inspect
 
 from convserve.manifest import InputSpec
 from convtrain.architectures import Conv, Dropout, Pool
@@ -97,6 +100,8 @@ def test_overriding_changes_what_was_named_and_nothing_else() -> None:
         ("batch_size", 0),
         ("learning_rate", 0.0),
         ("learning_rate", -1.0),
+        ("learning_rate", math.inf),
+        ("learning_rate", math.nan),
         ("validation_fraction", 1.0),
         ("seed", -1),
         ("seed", 2**31),
@@ -108,6 +113,33 @@ def test_values_out_of_range_are_refused(field: str, value: object) -> None:
     """The message names the preset and the field."""
     with pytest.raises(PresetError, match=rf"preset mnist-deep: .*{field}"):
         find("mnist-deep").override(**{field: value})
+
+
+def numbers(kind: inspect.Type, place: str, seen: set[type]) -> Iterator[tuple[str, inspect.FloatType]]:
+    """Every number with a point in a description, and where it stands."""
+    if isinstance(kind, inspect.FloatType):
+        yield place, kind
+    elif isinstance(kind, inspect.UnionType):
+        for one in kind.types:
+            yield from numbers(one, place, seen)
+    elif isinstance(kind, inspect.VarTupleType):
+        yield from numbers(kind.item_type, place, seen)
+    elif isinstance(kind, inspect.StructType) and kind.cls not in seen:
+        seen.add(kind.cls)
+        for field in kind.fields:
+            yield from numbers(field.type, f"{kind.cls.__name__}.{field.name}", seen)
+
+
+def test_no_number_of_a_preset_may_be_infinite_or_nan() -> None:
+    """A bound on both sides refuses either, with the field and what is wanted."""
+    found = list(numbers(inspect.type_info(Preset), "", set()))
+    assert {"Muon.adam_learning_rate", "Dense.l2", "Normalization.std", "Augmentation.elastic_pixels"} <= {
+        place for place, _ in found
+    }
+    unbounded = [
+        place for place, kind in found if (kind.ge is None and kind.gt is None) or (kind.le is None and kind.lt is None)
+    ]
+    assert unbounded == []
 
 
 def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
