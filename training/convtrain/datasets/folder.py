@@ -27,7 +27,7 @@ DECODER = 1
 """Raised when decoding changes, so that cached pixels are made anew."""
 
 
-def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Path, *, note: str = "") -> Dataset:
+def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Path) -> Dataset:
     """Load a folder. Classes are the names of the labels' folders, sorted; images are in the order of their names.
 
     Where there is neither `train` nor `test`, each label gives a fifth of its images for the test split, always the
@@ -42,15 +42,15 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
         spec: size and channels that every image is brought to.
         policy: how.
         cache: directory for the decoded copy.
-        note: what a reader of the figures must know.
 
     Raises:
         DatasetError: a folder is missing or empty, the labels of `train` and `test` differ, or a file is not a readable
             image; names it.
     """
     labels, train_paths, test_paths = _list_splits(root)
-    if not note and not (root / "test").is_dir():
-        note = f"Test split: {TEST_SHARE:.0%} of the images of each label, held out."
+    held_out = (
+        "" if (root / "test").is_dir() else f"Test split: {TEST_SHARE:.0%} of the images of each label, held out."
+    )
     if len(labels) < 2:
         raise DatasetError(f"{root}: only the label {labels[0]}; a classifier needs at least two")
     # What was decoded, from which files, how: two sets with the same fingerprint have the same pixels.
@@ -69,7 +69,7 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
         labels=tuple(labels),
         train=Split(images[:train_count], classes[:train_count]),
         test=Split(images[train_count:], classes[train_count:]),
-        note=note,
+        note=held_out,
     )
 
 

@@ -161,11 +161,11 @@ def test_a_huge_array_is_not_allocated() -> None:
         batches.read(huge, "batch_1")
 
 
-def write_folder(root: Path, labels: tuple[str, ...], suffix: str) -> None:
+def write_folder(root: Path, labels: tuple[str, ...], suffix: str, **form: Any) -> None:
     for split in ("train", "test"):
         for index, label in enumerate(labels):
             (root / split / label).mkdir(parents=True)
-            Image.new("RGB", (32, 32), (index, 0, 0)).save(root / split / label / f"0.{suffix}")
+            Image.new("RGB", (32, 32), (index, 0, 0)).save(root / split / label / f"0.{suffix}", **form)
 
 
 def test_a_jpeg_folder_says_so(tmp_path: Path) -> None:
@@ -175,6 +175,31 @@ def test_a_jpeg_folder_says_so(tmp_path: Path) -> None:
     assert loaded.note == "JPEG copy (quality 75, 4:2:0) of CIFAR-10, not the original pixels."
     assert loaded.name == "cifar10"
     assert loaded.train.labels.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form", "another", "note"),
+    [
+        ("jpg", {"quality": 90, "subsampling": 0}, {}, "JPEG copy (quality 90, 4:4:4) of CIFAR-10, "),
+        ("JPEG", {}, {"quality": 30, "subsampling": 2}, "JPEG copy (4:2:0) of CIFAR-10, "),
+        ("jpg", {"qtables": [[9] * 64, [8] * 64]}, {}, "JPEG copy (4:2:0) of CIFAR-10, "),
+        ("jpg", {"progressive": True}, {"subsampling": 0}, "JPEG copy (quality 75) of CIFAR-10, "),
+        ("jpg", {}, {"quality": 30, "subsampling": 1}, "JPEG copy of CIFAR-10, "),
+        ("png", {}, {"format": "JPEG"}, "Partly a JPEG copy of CIFAR-10, "),
+        ("png", {}, {}, "From image files in a labelled folder."),
+    ],
+)
+def test_the_note_says_what_the_files_say(
+    tmp_path: Path, suffix: str, form: dict[str, Any], another: dict[str, Any], note: str
+) -> None:
+    """Quality and sampling where all files have the same; nothing that nobody knows."""
+    write_folder(tmp_path / "cifar10", cifar10.LABELS, suffix, **form)
+    (tmp_path / "cifar10/train/.trash").mkdir()
+    (tmp_path / "cifar10/train/.trash/note.txt").write_text("no image")
+    if another:
+        Image.new("RGB", (32, 32)).save(tmp_path / "cifar10/test/ship" / f"1.{suffix}", **another)
+    loaded = cifar10.load(tmp_path / "cifar10", tmp_path)
+    assert loaded.note == (note + "not the original pixels." if "copy" in note else note)
 
 
 def test_a_folder_with_other_labels_is_not_cifar10(tmp_path: Path) -> None:
