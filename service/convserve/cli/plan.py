@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,12 @@ def _show(made: Plan) -> None:
         f" work: {times.handling * 1e3:.3f} ms a request; besides:"
         f" {times.besides[len(times.besides) // 2] * 1e3:.2f} ms"
     )
-    print("model: M/D^[1,B]/1 with dynamic batching. It assumes that")
+    idle = times.at(0.0)
+    print(
+        f"of an idle server: run of 1: {idle.run(1) * 1e3:.3f} ms instead of {times.run(1) * 1e3:.3f} ms, and up to"
+        f" {times.setup_after(math.inf) * 1e3:.2f} ms to wake up"
+    )
+    print("model: M/D^[1,B]/1 with dynamic batching and setup. It assumes that")
     for text in ASSUMPTIONS:
         print(f"  - {text}")
     print("Add what you want to lose: a replica for each that may fail, be drained or be replaced at peak.")

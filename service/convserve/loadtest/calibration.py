@@ -1,13 +1,14 @@
 """Measures a server's service times with closed loops.
 
 The model's run: one caller, who sends more and more images at once, up to what the server still runs in one batch;
-nothing else runs, and the replies tell how long the model took. The rest: many callers, so that the server is never
-idle. They pause between requests, so that these come one by one, as in an open loop; without pauses they come in
-bursts, as the answers of a batch leave, and a burst costs a server much less. When it answers X requests per second in
-batches of b, every request costs it 1/X seconds, of which run(b)/b is the model and what is left is RPC work. The
-batches that it forms then are its full ones: a server that runs the model between its events keeps them smaller than
-its limit, so that events do not wait. And what a request takes besides, which costs the server nothing, is what one
-caller waits beyond both.
+nothing else runs, and the replies tell how long the model took. The rest: several callers, so that the server is never
+idle. Many of them pause between requests, so that these come one by one, as in an open loop; without pauses they come
+in bursts, as the answers of a batch leave, and a burst costs a server much less. When it answers X requests per second
+in batches of b, a batch costs it b/X seconds, of which run(b) is the model and what is left is RPC work: something for
+each batch, which a few callers show, and something for each request. The largest batches that it forms are its full
+ones: a server that runs the model between its events keeps them smaller than its limit, so that events do not wait.
+What a request takes besides, which costs the server nothing, is what one caller waits beyond both. And what a server is
+slower that is not always busy shows when that caller pauses.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from convserve.loadtest.workload import Mix
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Images in a batch of which the model's run is timed, as far as the server's batches go."""
+_FEW_CALLERS = (2, 4)
+"""Callers who keep the server busy with batches of one or two: while one waits for his answer, another's runs."""
 _CALLERS = (32, 64, 128)
 """Callers who keep the server busy; the most of them are twice what fits into a batch, if that is more."""
 _PAUSING = 0.5
 """A caller pauses on average for so many times what a request took without pauses, with as many callers."""
+_IDLE_SECONDS = (0.001, 0.004, 0.016)
+"""Mean pauses of a lone caller; what an idle server takes longer hardly grows beyond."""
 _WARMUP_SECONDS = 0.5
 _QUANTILES = 200
 
@@ -52,7 +57,7 @@ def calibrate(options: Options, most_rows: int, seconds: float, progress: Progre
     Args:
         options: target, model and data; native dialect, with explanations.
         most_rows: rows that fit into a batch of the server.
-        seconds: of each closed loop; there are about ten.
+        seconds: of each closed loop; there are about a dozen.
         progress: is told.
 
     Raises:
@@ -75,20 +80,44 @@ def calibrate(options: Options, most_rows: int, seconds: float, progress: Progre
             break
     if lone is None:
         raise ConvserveError("the server forms no batches")
+    fixed, each = fit({float(size): run for size, run in run_seconds.items()})
     saturated: dict[int, tuple[float, float]] = {}
+    stretched: list[float] = []
     rate = _measure(options, _CALLERS[0], seconds / 2, progress).throughput
-    for callers in (*_CALLERS[:-1], max(_CALLERS[-1], 2 * most)):
-        pause = _PAUSING * callers / rate
+    for callers in (*_FEW_CALLERS, *_CALLERS[:-1], max(_CALLERS[-1], 2 * most)):
+        pause = 0.0 if callers in _FEW_CALLERS else _PAUSING * callers / rate
         run = _measure(options, callers, seconds, progress, pause)
         doubts += [f"{callers} in flight: {text}" for text in run.invalid]
         saturated[callers] = run.throughput, _mean_batch(run, rows)
-    fixed, each = fit({float(size): run for size, run in run_seconds.items()})
-    handling = statistics.median(1 / rate - (fixed + each * batch) / batch for rate, batch in saturated.values())
+        stretched.append(_stretch(run, rows, fixed, each))
+    busy = statistics.median(stretched)
+    left = {batch: batch / rate - (fixed + each * batch) * busy for rate, batch in saturated.values()}
+    for_batch, handling = fit({batch: seconds for batch, seconds in left.items() if seconds > 0} or {1.0: 0.0})
     most = max(min(max(round(batch) for _, batch in saturated.values()), most), 1)
-    times = ServiceTimes(fixed, each, max(handling, 0.0), most)
     shares = ((np.arange(_QUANTILES) + 0.5) / _QUANTILES).tolist()
-    besides = [max(lone.tally.latencies.percentile(share) - times.batch(1), 0.0) for share in shares]
-    return Calibration(replace(times, besides=tuple(besides)), run_seconds, saturated, doubts)
+    alone = fixed + each + for_batch + handling
+    besides = [max(lone.tally.latencies.percentile(share) - alone, 0.0) for share in shares]
+    times = ServiceTimes(fixed * busy + for_batch, each * busy, handling, most, tuple(besides))
+    setup: list[tuple[float, float]] = []
+    stretch: list[tuple[float, float]] = []
+    for idle in _IDLE_SECONDS:
+        run = _measure(options, 1, seconds / 2, progress, idle)
+        setup.append((idle, max(_beyond_run(run) - _beyond_run(lone), 0.0)))
+        stretch.append((min(run.throughput / times.capacity, 1.0), _stretch(run, rows, fixed, each) / busy))
+    times = replace(times, setup=tuple(setup), stretch=tuple(sorted(stretch)))
+    return Calibration(times, run_seconds, saturated, doubts)
+
+
+def _beyond_run(run: Run) -> float:
+    """Seconds in the middle case that requests took besides the model's run."""
+    return run.tally.queues.percentile(0.5) + run.tally.outsides.percentile(0.5)
+
+
+def _stretch(run: Run, rows: int, fixed: float, each: float) -> float:
+    """How much longer the model's runs took than `fixed + each * n`, by requests of so many rows."""
+    told = [(max(batch_rows / rows, 1.0), batch_rows, entry) for batch_rows, entry in run.tally.batch_seconds.items()]
+    took = sum(total * rows / batch_rows for _, batch_rows, (_, total) in told)
+    return took / sum(count * (fixed + each * size) / size for size, _, (count, _) in told)
 
 
 def _measure(options: Options, callers: int, seconds: float, progress: Progress, pause: float = 0.0) -> Run:

@@ -60,7 +60,7 @@ class Plan:
                 "model_seconds": self.prediction.model,
                 "simulated_seconds": self.prediction.simulated,
             },
-            "model": "M/D^[1,B]/1 with dynamic batching, cost of a batch fixed + (each + handling) * n",
+            "model": "M/D^[1,B]/1 with dynamic batching and setup, cost of a batch fixed + (each + handling) * n",
             "assumptions": list(queueing.ASSUMPTIONS),
             "service_times": self.times.to_json(),
         }
@@ -71,7 +71,7 @@ def predict(times: ServiceTimes, rate: float, shares: Sequence[float] = _SHARES,
     names = [name_of(share) for share in shares]
     model = queueing.percentiles(times, rate, shares)
     profile = arrivals.constant(rate, _SIMULATED_REQUESTS / rate)
-    simulated = simulation.simulate(arrivals.poisson(profile, seed), times, seed=seed)
+    simulated = simulation.simulate(arrivals.poisson(profile, seed), times.at(rate), seed=seed)
     return Prediction(
         rate,
         dict(zip(names, model, strict=True)),
@@ -117,4 +117,4 @@ def make(times: ServiceTimes, rate: float, slos: tuple[Slo, ...]) -> Plan:
 
 def _simulated(times: ServiceTimes, rate: float) -> Callable[[float], float]:
     profile = arrivals.constant(rate, _SIMULATED_REQUESTS / rate)
-    return simulation.simulate(arrivals.poisson(profile, 1), times, seed=1).percentile
+    return simulation.simulate(arrivals.poisson(profile, 1), times.at(rate), seed=1).percentile

@@ -1,10 +1,11 @@
 """Latency of a batching server from theory: Poisson arrivals, service in batches whose time grows with their size.
 
-The model is M/D^[1,B]/1 with dynamic batching: a free server takes all that waits, at most B requests, and answers them
-together after `fixed + each * n` seconds (see Y. Inoue, "Queueing analysis of GPU-based inference servers with dynamic
-batching: a closed-form characterization", Performance Evaluation 147, 2021, who bounds its mean). Here the whole
-distribution is computed: the number of requests present when a batch starts is a Markov chain, its stationary
-distribution is solved for, and every request that arrives while a batch runs is followed to its answer.
+The model is M/D^[1,B]/1 with dynamic batching and setup: a free server takes all that waits, at most B requests, and
+answers them together after `fixed + each * n` seconds; one that was idle needs its setup time first (see Y. Inoue,
+"Queueing analysis of GPU-based inference servers with dynamic batching: a closed-form characterization", Performance
+Evaluation 147, 2021, who bounds its mean without setup). Here the whole distribution is computed: the number of
+requests present when a batch starts is a Markov chain, its stationary distribution is solved for, and every request
+that arrives while a batch runs is followed to its answer.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ Floats = npt.NDArray[np.float64]
 ASSUMPTIONS = (
     "requests arrive as a Poisson process, and each replica gets an equal and independent share of them",
     "one batch runs at a time, a free server takes everything that waits up to a full batch, first come first served",
-    "a run of n takes fixed + each * n seconds; RPC work is done one request at a time, between runs; neither varies",
-    "what a lone request takes besides is independent of the load",
+    "a run of n takes fixed + each * n seconds; RPC work is done one request at a time, between runs",
+    "neither varies: a machine that pauses, or whose speed changes, has higher percentiles",
+    "a request that finds the server idle waits longer, by how long it was so; besides, requests always take the same",
     "the queue is long enough that nothing is refused",
 )
 """What the model takes for granted."""
@@ -39,6 +41,7 @@ def percentiles(times: ServiceTimes, rate: float, shares: Sequence[float]) -> li
     """Latency percentiles in seconds at a rate in requests per second; infinite above `HIGHEST_LOAD`."""
     if rate > times.capacity * HIGHEST_LOAD:
         return [math.inf] * len(shares)
+    times = times.at(rate)
     latencies, weights = _within(times, rate)
     order = np.argsort(latencies)
     latencies, weights = latencies[order], weights[order]
@@ -51,17 +54,16 @@ def percentiles(times: ServiceTimes, rate: float, shares: Sequence[float]) -> li
 
 def _within(times: ServiceTimes, rate: float) -> tuple[Floats, Floats]:
     """Times in queue and batch, and how often each comes."""
-    starts = _starts(times, rate)
+    setup = times.setup_after(1 / rate)  # idleness ends with the next arrival
+    starts = _starts(times, rate, setup)
     most = times.most
     latencies: list[Floats] = []
     weights: list[Floats] = []
     idle = 0.0
-    for present, probability in enumerate(starts.tolist(), 1):
+    for state, probability in enumerate(starts.tolist()):
         if probability < 1e-12:
             continue
-        taken = min(present, most)
-        left = present - taken
-        seconds = times.batch(taken)
+        left, seconds = _step(times, state, setup)
         arrivals = _poisson(rate * seconds)
         if left == 0:
             idle += probability * float(arrivals[0])
@@ -77,28 +79,21 @@ def _within(times: ServiceTimes, rate: float) -> tuple[Floats, Floats]:
         weight = probability * rate * seconds * arrivals[:, None] / _MOMENTS
         latencies.append(latency.ravel())
         weights.append(np.broadcast_to(weight, latency.shape).ravel())
-    latencies.append(np.array([times.batch(1)]))
+    latencies.append(np.array([times.batch(1) + setup]))
     weights.append(np.array([idle]))
     return np.concatenate(latencies), np.concatenate(weights)
 
 
-def _starts(times: ServiceTimes, rate: float) -> Floats:
-    """The probability that 1, 2, 3, ... requests are present when a batch starts."""
+def _starts(times: ServiceTimes, rate: float, setup: float) -> Floats:
+    """The probability of each state when a batch starts: 0, one request that found the server idle; n, n present."""
     most = times.most
     states = 4 * most + 64
     while True:
         chain = np.zeros((states, states))
-        for present in range(1, states + 1):
-            taken = min(present, most)
-            left = present - taken
-            arrivals = _poisson(rate * times.batch(taken))
-            row = chain[present - 1]
-            room = states - left
-            row[max(left - 1, 0) : left - 1 + min(len(arrivals), room + 1)] += arrivals[
-                (0 if left else 1) : min(len(arrivals), room + 1)
-            ]
-            if left == 0:
-                row[0] += arrivals[0]  # nobody came: the next batch starts with the next arrival
+        for state, row in enumerate(chain):
+            left, seconds = _step(times, state, setup)
+            arrivals = _poisson(rate * seconds)[: states - left]
+            row[left : left + len(arrivals)] = arrivals  # nobody there: the next batch starts with the next arrival
             row[-1] += max(1 - row.sum(), 0)
         system = chain.T - np.eye(states)
         system[-1] = 1
@@ -108,6 +103,13 @@ def _starts(times: ServiceTimes, rate: float) -> Floats:
         if found[-most:].sum() < 1e-6 or states > 1200:
             return np.asarray(found / found.sum(), np.float64)
         states *= 2
+
+
+def _step(times: ServiceTimes, state: int, setup: float) -> tuple[int, float]:
+    """What a batch does in a state: requests that it leaves behind, and seconds."""
+    present = max(state, 1)
+    taken = min(present, times.most)
+    return present - taken, times.batch(taken) + (0.0 if state else setup)
 
 
 def _poisson(mean: float) -> Floats:

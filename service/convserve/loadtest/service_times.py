@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,11 @@ from convserve.errors import ConfigError
 
 @dataclass(frozen=True)
 class ServiceTimes:
-    """A run of n requests takes `fixed + each * n` seconds; each request costs `handling` on its way in and out."""
+    """A run of n requests takes `fixed + each * n` seconds; each request costs `handling` on its way in and out.
+
+    That is when the server is always busy. One that rests in between wakes up slowly (`setup`) and runs models slower
+    for a while (`stretch`): threads and the processor were asleep, its clock is low, its caches are cold.
+    """
 
     fixed: float
     """Seconds that a run takes however many requests are in it."""
@@ -27,6 +31,12 @@ class ServiceTimes:
     besides: tuple[float, ...] = (0.0,)
     """Latency of a lone request beyond its handling and its run, in seconds, as ascending quantiles: network, wake-ups.
     It is added to the time in queue and batch, and takes nothing of the server's capacity."""
+    setup: tuple[tuple[float, float], ...] = ()
+    """What a request costs beyond the model's run when it finds the server idle, by how long it was so: pairs of
+    seconds, ascending. Empty: nothing."""
+    stretch: tuple[tuple[float, float], ...] = ()
+    """What runs take at a load, as a multiple of what they take at capacity: pairs of load (0 to 1) and factor,
+    ascending. Empty: the same at every load."""
 
     def __post_init__(self) -> None:
         """Check.
@@ -34,7 +44,7 @@ class ServiceTimes:
         Raises:
             ConfigError: times that cannot be.
         """
-        parts = (self.fixed, self.each, self.handling, *self.besides)
+        parts = (self.fixed, self.each, self.handling, *self.besides, *sum(self.setup, ()), *sum(self.stretch, ()))
         if not all(0 <= part < math.inf for part in parts) or self.fixed + self.each <= 0 or self.most < 1:
             raise ConfigError(f"batch times must be above 0 and batches hold a request; got {self}")
 
@@ -45,6 +55,21 @@ class ServiceTimes:
     def batch(self, requests: int) -> float:
         """Seconds that so many requests cost the server in all, when they share a run."""
         return self.run(requests) + self.handling * requests
+
+    def at(self, rate: float) -> ServiceTimes:
+        """What it takes while so many requests come per second."""
+        if not self.stretch:
+            return self
+        loads, factors = zip(*self.stretch, (1.0, 1.0), strict=True)
+        factor = float(np.interp(rate / self.capacity, loads, factors))
+        return replace(self, fixed=self.fixed * factor, each=self.each * factor, stretch=())
+
+    def setup_after(self, idle: float) -> float:
+        """Seconds that a request costs more when the server has been idle for `idle` seconds."""
+        if not self.setup:
+            return 0.0
+        moments, extra = zip((0.0, 0.0), *self.setup, strict=True)
+        return float(np.interp(idle, moments, extra))
 
     @property
     def capacity(self) -> float:
@@ -60,6 +85,8 @@ class ServiceTimes:
             "requests_per_batch": self.most,
             "capacity_requests_per_second": self.capacity,
             "besides_seconds": list(self.besides),
+            "setup_seconds": [list(pair) for pair in self.setup],
+            "stretch": [list(pair) for pair in self.stretch],
         }
 
 
@@ -76,11 +103,17 @@ def from_json(found: Mapping[str, Any]) -> ServiceTimes:
             float(found["handling_seconds_per_request"]),
             int(found["requests_per_batch"]),
             tuple(sorted(map(float, found["besides_seconds"]))) or (0.0,),
+            _pairs(found.get("setup_seconds", ())),
+            _pairs(found.get("stretch", ())),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"from: there are no service times as `convserve plan --json` writes them ({error})"
         ) from error
+
+
+def _pairs(found: Iterable[Sequence[Any]]) -> tuple[tuple[float, float], ...]:
+    return tuple(sorted((float(at), float(value)) for at, value in found))
 
 
 def parse_table(text: str, most: int) -> ServiceTimes:

@@ -5,8 +5,8 @@
     arrival -> handling -> BatchQueue -> run -> handling -> answer
 
 One processor does it all, in the order in which the work came up: a request's way in, the run of whatever waits by
-then, and the way out of each of its requests. That is a worker on one core; where a GPU or other cores run the model,
-`handling` was measured as what is left beside the runs.
+then, and the way out of each of its requests. The first request after it was idle takes longer (`setup`). That is a
+worker on one core; where a GPU or other cores run the model, `handling` was measured as what is left beside the runs.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class _Server:
         self._queue = queue
         self._image = np.empty((1, 1), np.uint8)
         self._next = 0
+        self._idle_since: float | None = 0.0
         self._work: deque[tuple[str, int]] = deque()
         self._numbers: dict[int, int] = {}
         self._run_planned = False
@@ -86,6 +87,8 @@ class _Server:
             then = min(coming, self._run_at)
             if then == math.inf:
                 return
+            if self._idle_since is None:
+                self._idle_since = now
             now = max(now, then)
 
     def _arrive(self, now: float) -> None:
@@ -95,6 +98,9 @@ class _Server:
 
     def _do(self, kind: str, number: int, now: float) -> float:
         """Do a piece of work. Returns when it is done."""
+        if self._idle_since is not None:
+            now += self._times.setup_after(now - self._idle_since)
+            self._idle_since = None
         if kind == "in":
             now += self._half
             item = Item(self._image, _ignore)

@@ -13,7 +13,22 @@ from convserve.loadtest.dialects import Wanted
 from convserve.loadtest.link import parse_target
 from convserve.loadtest.scenario import SCENARIOS
 
-FIXED, EACH, HANDLING, BESIDES = 0.4e-3, 0.3e-3, 0.1e-3, 0.2e-3
+FIXED, EACH, FOR_BATCH, HANDLING, BESIDES = 0.4e-3, 0.3e-3, 0.15e-3, 0.1e-3, 0.2e-3
+SETUP = {0.001: 0.1e-3, 0.004: 0.3e-3, 0.016: 0.5e-3}
+SLOWER = {0.001: 1.1, 0.004: 1.2, 0.016: 1.3}
+"""By mean pause of a lone caller."""
+BUSY = 1.05
+"""What runs take longer than a lone caller's while many ask."""
+
+
+class Percentiles:
+    """Those of a uniform distribution."""
+
+    def __init__(self, least: float, width: float) -> None:
+        self.least, self.width = least, width
+
+    def percentile(self, share: float) -> float:
+        return self.least + self.width * (0.5 + share)
 
 
 class Server:
@@ -28,12 +43,21 @@ class Server:
         self.callers.append(callers)
         rows = options.mix.sizes[0]
         ran = min(callers * rows, self.most)
-        run = FIXED + EACH * ran
+        resting = pause if callers == 1 else 0.0
+        run = (FIXED + EACH * ran) * (BUSY if callers > 1 else SLOWER.get(resting, 1.0))
         pieces = max(rows / ran, 1)  # of a request
         together = max(ran / rows, 1)  # requests in a batch
-        rate = 1 / (pieces * run / together + (HANDLING if pause else HANDLING / 2))
-        latencies = SimpleNamespace(percentile=lambda share: pieces * run + HANDLING + BESIDES * (0.5 + share))
-        tally = SimpleNamespace(batch_seconds={ran: [100, 100 * run]}, latencies=latencies)
+        burst = callers > 4 and not pause
+        rate = 1 / ((pieces * run + FOR_BATCH) / together + (HANDLING / 2 if burst else HANDLING))
+        lone = FOR_BATCH + HANDLING + SETUP.get(resting, 0.0)
+        tally = SimpleNamespace(
+            batch_seconds={ran: [100, 100 * run]},
+            latencies=Percentiles(pieces * run + lone, BESIDES),
+            queues=Percentiles(lone / 4, 0.0),
+            outsides=Percentiles(lone * 3 / 4, BESIDES),
+        )
+        if callers == 1 and pause:
+            rate = 1 / (pieces * run + lone + pause)
         return SimpleNamespace(tally=tally, throughput=rate, invalid=[])
 
 
@@ -55,10 +79,14 @@ def test_batches_up_to_the_limit_of_the_server(monkeypatch: pytest.MonkeyPatch) 
     """A server that fills its batches is found as it is."""
     found, _ = calibrated(monkeypatch, most=64)
     times = found.times
-    assert (times.fixed, times.each, times.handling) == pytest.approx((FIXED, EACH, HANDLING))
+    assert (times.fixed, times.each, times.handling) == pytest.approx((FIXED * BUSY + FOR_BATCH, EACH * BUSY, HANDLING))
     assert times.most == 64
     assert times.besides[0] == pytest.approx(BESIDES / 2, rel=0.01)
     assert sorted(found.run_seconds) == [1, 2, 4, 8, 16, 32, 64]
+    assert [extra for _, extra in times.setup] == pytest.approx([SETUP[idle] for idle, _ in times.setup])
+    loads = [load for load, _ in times.stretch]
+    assert 0 < loads[0] < loads[1] < loads[2] < 1
+    assert [factor for _, factor in times.stretch] == pytest.approx([1.3 / BUSY, 1.2 / BUSY, 1.1 / BUSY])
 
 
 @pytest.mark.parametrize("most", [5, 12])
@@ -66,10 +94,10 @@ def test_a_server_that_keeps_batches_small(monkeypatch: pytest.MonkeyPatch, most
     """Pieces of large requests are no batches of that size, and a full batch is what it forms when it is busy."""
     found, _ = calibrated(monkeypatch, most=most)
     times = found.times
-    assert (times.fixed, times.each, times.handling) == pytest.approx((FIXED, EACH, HANDLING))
+    assert (times.fixed, times.each, times.handling) == pytest.approx((FIXED * BUSY + FOR_BATCH, EACH * BUSY, HANDLING))
     assert times.most == most
     assert max(found.run_seconds) <= most
-    assert times.capacity == pytest.approx(most / (FIXED + EACH * most + HANDLING * most))
+    assert times.capacity == pytest.approx(most / ((FIXED + EACH * most) * BUSY + FOR_BATCH + HANDLING * most))
 
 
 def test_requests_that_are_always_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +105,8 @@ def test_requests_that_are_always_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = calibrated(monkeypatch, most=8, rows=32)
     times = found.times
     assert times.most == 1
-    assert times.run(1) == pytest.approx(4 * (FIXED + 8 * EACH))
-    assert times.capacity == pytest.approx(1 / (4 * (FIXED + 8 * EACH) + HANDLING))
+    assert times.run(1) == pytest.approx(4 * (FIXED + 8 * EACH) * BUSY)
+    assert times.capacity == pytest.approx(1 / (4 * (FIXED + 8 * EACH) * BUSY + FOR_BATCH + HANDLING))
 
 
 def test_enough_callers_for_the_largest_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,56 @@ def test_one_server_without_batches_is_the_textbooks() -> None:
         assert np.mean(found.latencies < 0.001 + 1e-9) == pytest.approx(1 - load, abs=0.02)
 
 
+@pytest.mark.parametrize("load", [0.2, 0.7])
+def test_a_server_that_wakes_up_slowly_is_the_textbooks(load: float) -> None:
+    """M/D/1 with setup: the wait has (2 U + rate U²) / (2 (1 + rate U)) on top, for a setup of U (Takagi, 1991)."""
+    setup, rate = 0.002, load * 1000
+    times = ServiceTimes(0.0, 0.001, 0.0, 1, setup=((0.0, setup),))
+    wait = load / (2 * (1 - load)) * 0.001 + (2 * setup + rate * setup**2) / (2 * (1 + rate * setup))
+    assert simulated(times, rate, 60_000).latencies.mean() == pytest.approx(0.001 + wait, rel=0.03)
+
+
+def test_setup_grows_with_idleness() -> None:
+    """From nothing, along straight lines, to what it is after the longest time that was measured."""
+    times = ServiceTimes(0.001, 0.0, 0.0, 8, setup=((0.002, 0.001), (0.010, 0.002)))
+    found = simulation.simulate(np.array([0.001, 0.003, 0.500]), times)
+    # idle for 1 ms; then for 0.5 ms until the second comes; then for long
+    assert found.latencies == pytest.approx([0.0015, 0.00125, 0.003])
+    assert times.setup_after(0.006) == pytest.approx(0.0015)
+    assert TIMES.setup_after(1.0) == 0
+
+
+def test_setup_survives_json() -> None:
+    """And the JSON of a plan from before there was any is read."""
+    times = ServiceTimes(0.001, 0.0, 0.0, 8, setup=((0.002, 0.001), (0.010, 0.002)), stretch=((0.1, 1.4), (0.6, 1.1)))
+    written = json.loads(json.dumps(times.to_json()))
+    assert service_times.from_json(written) == times
+    del written["setup_seconds"], written["stretch"]
+    assert service_times.from_json(written) == replace(times, setup=(), stretch=())
+
+
+def test_a_server_that_rests_runs_slower() -> None:
+    """Along straight lines between the loads that were measured, up to capacity; no more so below the lowest."""
+    times = ServiceTimes(0.001, 0.001, 0.0, 1, stretch=((0.1, 1.4), (0.6, 1.1)))
+    assert times.capacity == 500
+    assert [times.at(rate).run(1) for rate in (5, 50, 175, 300, 400, 500)] == pytest.approx(
+        [0.0028, 0.0028, 0.0025, 0.0022, 0.0021, 0.002]
+    )
+    slower = ServiceTimes(0.00125, 0.00125, 0.0, 1)
+    assert queueing.percentiles(times, 175, [0.99]) == queueing.percentiles(slower, 175, [0.99])
+    assert plan.predict(times, 175).simulated == plan.predict(slower, 175).simulated
+
+
 @pytest.mark.parametrize("load", [0.1, 0.5, 0.85])
-@pytest.mark.parametrize("times", [TIMES, ServiceTimes(0.001, 0.0005, 0.0, 4)])
+@pytest.mark.parametrize(
+    "times",
+    [
+        TIMES,
+        ServiceTimes(0.001, 0.0005, 0.0, 4),
+        ServiceTimes(0.001, 0.0005, 0.0, 4, setup=((0.0, 0.0008),)),
+        ServiceTimes(0.0003, 0.0001, 0.0, 64, setup=((0.0002, 0.0002), (0.004, 0.0005))),
+    ],
+)
 def test_model_and_simulation_agree(times: ServiceTimes, load: float) -> None:
     """Two ways to the same: within 5 % at the median and 12 % at p99 where only batches count."""
     rate = load * times.capacity
