@@ -17,7 +17,7 @@ from convserve import priority, proving, repository
 from convserve.batching import Batcher, BatchQueue, BatchTimes, QueueLimits
 from convserve.config import ModelSettings, Settings
 from convserve.drift import Drift
-from convserve.errors import ArtifactError, ConfigError
+from convserve.errors import ConfigError
 from convserve.lifecycle import VersionState
 from convserve.metrics import Metrics, VersionMetrics
 from convserve.registry import LoadedVersion, VersionStatus
@@ -81,11 +81,7 @@ class Loader:
             log.info("signature verified", model=found.model, version=found.version, key=key)
         manifest, digest = manifests.parse(found.directory, content), hashlib.sha256(content).hexdigest()
         status = note(replace(status, manifest=manifest, digest=digest))
-        if (manifest.model, manifest.version) != (found.model, found.version):
-            raise ArtifactError(
-                f"{found.directory / manifests.MANIFEST_FILE}: is of {manifest.model} version {manifest.version}, and"
-                f" lies where {found.model} version {found.version} should be"
-            )
+        manifests.check_place(found.directory, manifest, found.model, found.version)
         repository.check_inside(root, found.directory, manifest.files)
         manifests.verify_files(found.directory, manifest)
         settings = self._settings.for_model(found.model)

@@ -271,6 +271,19 @@ def parse(directory: Path, content: bytes) -> Manifest:
         raise ArtifactError(f"{directory / MANIFEST_FILE}: not a valid manifest: {error}") from error
 
 
+def check_place(directory: Path, manifest: Manifest, model: str, version: int) -> None:
+    """Check that a manifest is of the version in whose directory it lies.
+
+    Raises:
+        ArtifactError: it is of another one, as after a copy.
+    """
+    if (manifest.model, manifest.version) != (model, version):
+        raise ArtifactError(
+            f"{directory / MANIFEST_FILE}: is of {manifest.model} version {manifest.version}, and"
+            f" lies where {model} version {version} should be"
+        )
+
+
 def write(directory: Path, manifest: Manifest) -> None:
     """Write the manifest. It comes last: a directory without one is not a version."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)

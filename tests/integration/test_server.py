@@ -281,6 +281,13 @@ def test_a_missing_or_empty_repository_is_a_clear_error(tmp_path: Path, missing:
     assert "model_repository" in ended.stderr
 
 
+def test_a_policy_that_wants_no_version_is_a_clear_error(repository: Path) -> None:
+    """The versions are there, and the message says what leaves them out."""
+    ended = run_to_end(repository, "--model-version-policy", "specific:7")
+    assert ended.returncode == 1
+    assert "no version in it is both wanted, by version_policy, and proved" in ended.stderr
+
+
 @pytest.mark.parametrize("name", [m.ONNX_FILE, m.GOLDEN_FILE])
 def test_an_altered_byte_is_never_served(repository: Path, name: str) -> None:
     """The message says which file and why."""

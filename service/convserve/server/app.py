@@ -15,7 +15,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import convserve
-from convserve import host, memory
+from convserve import host, memory, repository
 from convserve.clock import monotonic
 from convserve.config import LOOPBACK, Settings, TlsSettings
 from convserve.engine import Engine
@@ -160,10 +160,10 @@ class Server:
             raise ArtifactError("; ".join(failure.reason for failure in failures))
         available = [model for model in self._registry.models() if self._registry.default_version(model)]
         if not available:
-            raise ConfigError(
-                f"model_repository: {settings.model_repository} holds no model that can be served; it needs folders"
-                " NAME/VERSION/ with a manifest.json, as `convtrain publish` writes them"
-            )
+            why = "it needs folders NAME/VERSION/ with a manifest.json, as `convtrain publish` writes them"
+            if any(repository.scan(settings.model_repository).values()):
+                why = "no version in it is both wanted, by version_policy, and proved; `convserve doctor` lists them"
+            raise ConfigError(f"model_repository: {settings.model_repository} holds no model that can be served; {why}")
         memory.settle()
         self.manager.on_change = self._show_models
         self._show_models()
