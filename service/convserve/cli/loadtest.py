@@ -95,7 +95,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print one JSON object, times in seconds")
-    output.add_argument("--report", metavar="FILE", help="write a self-contained HTML report")
+    output.add_argument("--report", metavar="FILE", help="write a self-contained HTML report; *.svg: only its pictures")
     common.add_credentials(parser)
 
 
