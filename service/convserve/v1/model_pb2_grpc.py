@@ -91,7 +91,7 @@ class ModelServiceServicer:
 
     def UnloadModel(self, request, context):
         """Gives a version no new requests, finishes those it has, and frees it. It stays unloaded until LoadModel.
-        Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded).
+        Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded, or an alias stands for it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

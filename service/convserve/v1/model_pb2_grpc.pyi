@@ -44,7 +44,7 @@ class ModelServiceStub:
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]
     """Gives a version no new requests, finishes those it has, and frees it. It stays unloaded until LoadModel.
-    Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded).
+    Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded, or an alias stands for it).
     """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]
     """Points an alias at a version, or removes it. The version is loaded first if it is not. Holds until the server ends;
@@ -67,7 +67,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]  # type: ignore[assignment]
     """Gives a version no new requests, finishes those it has, and frees it. It stays unloaded until LoadModel.
-    Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded).
+    Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded, or an alias stands for it).
     """
     SetAlias: _aio.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]  # type: ignore[assignment]
     """Points an alias at a version, or removes it. The version is loaded first if it is not. Holds until the server ends;
@@ -111,7 +111,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.UnloadModelResponse, _abc.Awaitable[_model_pb2.UnloadModelResponse]]:
         """Gives a version no new requests, finishes those it has, and frees it. It stays unloaded until LoadModel.
-        Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded).
+        Admin method. Errors: NOT_FOUND, FAILED_PRECONDITION (not loaded, or an alias stands for it).
         """
 
     @_abc_1.abstractmethod
