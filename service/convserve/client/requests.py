@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from convserve.client.images import ImageLike, Loaded, load
 from convserve.errors import InvalidRequestError
 from convserve.v1 import classification_pb2 as pb
@@ -46,6 +48,9 @@ class Options(NamedTuple):
         top_k: Any = self.top_k  # 1.0 and True equal 1: they would share its lane, and cannot travel
         if type(top_k) is bool or not (isinstance(top_k, Integral) and 0 <= int(top_k) < 2**32):
             raise InvalidRequestError.of("top_k", f"{self.top_k} came; it is the number of classes to return")
+        explain: Any = self.explain  # nor can 0.0, which equals False
+        if type(explain) is not bool and not isinstance(explain, Integral | np.bool_ | None):
+            raise InvalidRequestError.of("explain", f"{explain!r} came; it is True or False")
         if isinstance(self.version, float):
             raise InvalidRequestError.of("version", f"{self.version} came; a version is a whole number, or an alias")
         if self.version is not None and not self._is_alias() and not 1 <= int(self.version) < 2**63:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,19 @@ def test_impossible_top_k_is_refused(top_k: Any) -> None:
     """The error says so before anything is sent."""
     with pytest.raises(InvalidRequestError, match="number of classes"):
         Options("m", None, top_k, explain=False).request()
+
+
+@pytest.mark.parametrize("explain", [0.0, 1.0, Decimal(1), "yes"])
+def test_what_is_neither_true_nor_false_is_refused(explain: Any) -> None:
+    """0.0 equals False: it would open the lane of everybody, and then fail in it."""
+    with pytest.raises(InvalidRequestError, match=r"^explain: .* came; it is True or False"):
+        Options("m", None, 1, explain=explain).check()
+
+
+@pytest.mark.parametrize("explain", [True, 1, np.True_])
+def test_whatever_travels_as_true_is_true(explain: Any) -> None:
+    """Also what NumPy compared."""
+    assert Options("m", None, 1, explain=explain).request().explain
 
 
 def result(*labels: str) -> pb.ImageResult:
