@@ -130,7 +130,7 @@ def _encode_pillow(image: Any, pillow: Any, index: int) -> bytes:
     try:
         converted = image if mode == image.mode else image.convert(mode)
         converted.save(buffer, "PNG", compress_level=1, exif=exif)
-    except ValueError as error:
+    except (ValueError, SyntaxError) as error:  # the latter from its reader of PNG files, which may read only now
         raise InvalidRequestError.of(
             f"images[{index}]", f"is a Pillow image that cannot be written as PNG: {error}"
         ) from error
@@ -143,4 +143,4 @@ def _orientation(image: Any) -> int:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # noqa: BLE001  # Pillow's reader raises what the bytes make it
         return 1
-    return orientation if isinstance(orientation, int) else 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1

@@ -145,6 +145,27 @@ def test_damaged_exif_of_a_pillow_image_is_ignored(exif: Any) -> None:
     assert Image.open(BytesIO(sent)).size == (5, 4)
 
 
+@pytest.mark.parametrize("orientation", [0, 9, -5, 70_000])
+def test_an_orientation_that_is_none_is_ignored(orientation: int) -> None:
+    """Not every one could be written."""
+    image = Image.new("RGB", (5, 4))
+    image.getexif()[0x0112] = orientation
+    sent = reading.load(image, 0)
+    assert isinstance(sent, bytes)
+    assert 0x0112 not in Image.open(BytesIO(sent)).getexif()
+
+
+def test_a_pillow_image_whose_file_is_damaged_is_named() -> None:
+    """Pillow reads the pixels when they are asked for, and calls a damaged chunk a SyntaxError."""
+    buffer = BytesIO()
+    Image.effect_noise((300, 300), 100).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    second = data.index(b"IDAT", data.index(b"IDAT") + 4)
+    data[second : second + 4] = b"\n\xe4%P"
+    with pytest.raises(InvalidRequestError, match=r"images\[3\]: is a Pillow image that cannot be written.*broken PNG"):
+        reading.load(Image.open(BytesIO(data)), 3)
+
+
 def test_a_source_may_use_one_array_for_all_images() -> None:
     """As cameras do: each image travels as it was when it came."""
     frame = np.zeros((1, 1, 1), np.uint8)
