@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from convserve.errors import ConfigError, RuntimeNotInstalledError
+from convserve.errors import ConfigError, ConvserveError, RuntimeNotInstalledError
 
 SYNTHETIC = "synthetic"
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -68,7 +67,9 @@ def load(source: str, form: str, model: ModelFacts, count: int, seed: int) -> li
             found = _from_npz(path, form, model, count)
         else:
             raise ConfigError(f"data: {source} is neither a folder, nor an .npz file, nor the word {SYNTHETIC!r}")
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
+    except ConvserveError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise what the bytes make them
         raise ConfigError(f"data: {source} cannot be read: {error}") from error
     np.random.default_rng(seed).shuffle(found)
     return found
@@ -135,7 +136,7 @@ def _decode(content: bytes, model: ModelFacts, path: Path) -> Pixels:
     try:
         with image.open(io.BytesIO(content)) as opened:
             converted = opened.convert("L" if channels == 1 else "RGB").resize((width, height))
-    except OSError as error:
+    except Exception as error:  # as above; Pillow has classes of its own too
         raise ConfigError(f"data: {path} cannot be decoded: {error}") from error
     return np.asarray(converted, np.uint8).reshape(model.shape)
 

@@ -108,6 +108,34 @@ def test_a_damaged_npz_file_is_a_sentence(tmp_path: Path, content: bytes) -> Non
         samples.load(str(tmp_path / "x.npz"), "packed", MODEL, 1, 0)
 
 
+@pytest.mark.parametrize("place", ["content", "flags"])
+def test_an_npz_file_that_is_damaged_inside_is_a_sentence(tmp_path: Path, place: str) -> None:
+    """Nor zlib's, nor zipfile's of encrypted ones."""
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, images=np.zeros((9, 4, 6, 1), np.uint8))
+    data = bytearray(path.read_bytes())
+    at = 60 if place == "content" else data.index(b"PK\1\2") + 8
+    data[at : at + 12] = data[at : at + 12].translate(bytes((byte + 1) % 256 for byte in range(256)))
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"x\.npz cannot be read"):
+        samples.load(str(path), "packed", MODEL, 1, 0)
+
+
+def test_an_array_called_npz_is_a_sentence(tmp_path: Path) -> None:
+    """NumPy reads it as what it is, not as what it is called."""
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, np.zeros((9, 4, 6, 1), np.uint8))
+    with pytest.raises(ConfigError, match=r"x\.npz cannot be read"):
+        samples.load(str(tmp_path / "x.npz"), "packed", MODEL, 1, 0)
+
+
+def test_an_image_too_large_to_decode_is_a_sentence(tmp_path: Path) -> None:
+    """Pillow's own class of errors."""
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "x.png")
+    with pytest.raises(ConfigError, match=r"x\.png cannot be decoded: .* could be decompression bomb"):
+        samples.load(str(tmp_path), "packed", MODEL, 1, 0)
+
+
 def test_labels_that_are_no_numbers_are_a_sentence(tmp_path: Path) -> None:
     """Names of classes are known from folders, not from arrays."""
     np.savez(tmp_path / "x.npz", images=np.zeros((1, 4, 6, 1), np.uint8), labels=np.array(["cat"]))
