@@ -108,6 +108,17 @@ def test_a_directory_is_shown_as_it_is_called(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "run runs/mnist[lr=0.1]/[/x]\n"
 
 
+@pytest.mark.timeout(20)
+def test_a_link_to_nowhere_in_the_place_of_all_runs_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a disk is not mounted: it exists, and no number makes a directory in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to("/nowhere/runs")
+    with pytest.raises(FileExistsError, match="'runs'"):
+        steps._new_directory("mnist")
+
+
 def test_the_recorded_command_names_no_directories() -> None:
     """The manifest travels; the paths of one machine do not."""
     arguments = ["run", "mnist-deep", "--data-dir", "../data/mnist", "--run-dir=/home/me/runs/a", "--epochs", "3"]

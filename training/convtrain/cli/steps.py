@@ -166,9 +166,10 @@ def _new_directory(preset: str) -> Path:
     """Make a directory for a run, also where others begin in the same second."""
     name = f"{preset}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     directory, number = Path("runs") / name, 1
+    directory.parent.mkdir(exist_ok=True)
     while True:
         try:
-            directory.mkdir(parents=True)
+            directory.mkdir()
         except FileExistsError:
             number += 1
             directory = Path("runs") / f"{name}-{number}"
