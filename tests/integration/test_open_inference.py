@@ -6,6 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -65,6 +66,21 @@ def test_model_ready(channel: grpc.Channel) -> None:
     assert ready == {"": True, "2": True, "9": False}
     assert oip(channel, "ModelReady", name="stripes", version="canary").ready
     assert not oip(channel, "ModelReady", name="other").ready
+
+
+def test_no_model_is_ready_while_the_server_drains(tmp_path: Path) -> None:
+    """As health checks of the model say: a load balancer that asks for models must look elsewhere too."""
+    versions.write_version(tmp_path / "repository")
+    with (
+        serving(tmp_path / "repository", tmp_path, "--drain-delay", "5") as server,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        assert oip(channel, "ModelReady", name="stripes").ready
+        server.process.terminate()
+        until(lambda: not oip(channel, "ServerReady").ready)
+        assert oip(channel, "ServerLive").live
+        assert not oip(channel, "ModelReady", name="stripes").ready
+        infer(channel, infer_request(IMAGES[:1]))  # who comes nevertheless is answered
 
 
 def test_model_metadata(channel: grpc.Channel) -> None:

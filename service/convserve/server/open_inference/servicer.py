@@ -155,12 +155,15 @@ class OpenInferenceServicer:
         return pb.ServerReadyResponse(ready=self._ready())
 
     def model_ready(self, message: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
-        """Tell whether a model answers. One that does not exist is not ready: a probe wants no error."""
+        """Tell whether a model answers; while no traffic should come, none does.
+
+        One that does not exist is not ready: a probe wants no error.
+        """
         if not message.name:
             raise InvalidRequestError.of("name", "is empty; name the model")
         try:
             with self._version(message.name, message.version, call):
-                return pb.ModelReadyResponse(ready=True)
+                return pb.ModelReadyResponse(ready=self._ready())
         except ConvserveError:
             return pb.ModelReadyResponse(ready=False)
 
