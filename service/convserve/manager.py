@@ -176,8 +176,13 @@ class Manager:
             }
 
     def adopt(self, wishes: Mapping[str, Wishes]) -> None:
-        """Take over what administrators asked of another server; `reconcile` brings it about."""
+        """Take over what administrators asked of another server; `reconcile` brings it about.
+
+        Of models that the other server does not know, nobody asked anything.
+        """
         with self._turn:
+            self._pinned.clear()
+            self._held.clear()
             for model, wish in wishes.items():
                 self._introduce(model)
                 self._pinned[model], self._held[model] = set(wish.pinned), set(wish.held)

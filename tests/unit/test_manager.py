@@ -236,3 +236,19 @@ def test_a_failure_can_be_told_whatever_files_are_called(tmp_path: Path) -> None
     assert "mod\\udce8les/stripes/1/model.onnx" in reason
     reason.encode()
     manager.close()
+
+
+def test_what_was_asked_of_a_new_model_can_be_taken_back(tmp_path: Path) -> None:
+    """Other workers follow what was wished before; before, nobody knew the model, so nothing was wished of it."""
+    root = tmp_path / "repository"
+    versions.write_version(root)
+    manager, registry = manage(root)
+    before = manager.wishes()
+    for number in (1, 2):
+        versions.write_version(root, model="new", version=number)
+    manager.load("new", 1)
+    assert registry.is_loaded("new", 1)
+    manager.follow(before)
+    assert not registry.is_loaded("new", 1)
+    assert registry.default_version("new") == 2
+    manager.close()
