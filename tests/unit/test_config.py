@@ -53,6 +53,7 @@ def test_models_override_the_common_section(tmp_path: Path) -> None:
         (["--model-max-queue-rows", "5"], {}, "max_queue_rows is 5, less than max_batch_size"),
         (["--limits-max-connection-age", "2592000"], {}, "--limits-max-connection-age is '2592000': Expected"),
         (["--limits-max-connections", "9999999999"], {}, "--limits-max-connections is '9999999999': Expected"),
+        (["--limits-max-connections", str(2**31 - 1)], {}, "--limits-max-connections is '2147483647': Expected"),
         (["--config", "nowhere.toml"], {}, "nowhere.toml cannot be read"),
     ],
 )
@@ -68,14 +69,17 @@ def test_grpc_takes_every_limit_that_a_setting_takes() -> None:
     largest = config.LimitSettings(
         max_message_bytes=2**31 - 1,
         max_header_bytes=2**20,
-        max_connections=2**31 - 1,
-        max_streams_per_connection=2**31 - 1,
+        max_connections=2**31 - 2,
+        max_streams_per_connection=2**31 - 2,
         max_connection_age=24 * 86400.0,
         max_connection_age_grace=24 * 86400.0,
     )
     assert config.load({f"limits_{name}": str(value) for name, value in msgspec.structs.asdict(largest).items()}, {})
     with ThreadPoolExecutor(1) as pool:
-        grpc.server(pool, options=listener.options(largest, shared=False)).stop(0).wait(10)
+        server = grpc.server(pool, options=listener.options(largest, shared=False))
+        assert server.add_insecure_port("127.0.0.1:0")  # some of them are read only now
+        server.start()
+        server.stop(0).wait(10)
 
 
 @pytest.mark.parametrize(
