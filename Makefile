@@ -59,5 +59,6 @@ clean: ## Remove the environments and caches
 	touch $@
 
 .venv/dev: .venv/server requirements/dev.txt
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14) and "TensorFlow needs Python 3.11 to 3.13: make clean, then for example make test PYTHON=python3.13")'
 	$(PIP) -r requirements/dev.txt
 	touch $@
