@@ -74,11 +74,20 @@ def jax() -> ModuleType:
     """The module `jax`, with float32 meaning float32 on every device, and GPU memory taken as needed.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not installed, or does not work with its parts or this machine's devices.
     """
     # It takes three quarters of every card's memory otherwise, and a server beside it gets none.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    module = _open("jax")
+    try:
+        module = _open("jax")
+        module.devices()
+    except MissingExtraError:
+        raise
+    except Exception as error:  # RuntimeError most times, and a bare AssertionError where JAX_PLATFORMS names none
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise MissingExtraError(
+            f"JAX does not work here ({reason}); see its version, that of jaxlib, and JAX_PLATFORMS if it is set"
+        ) from error
     # On a GPU it multiplies float32 with the ten bits of TF32 otherwise.
     module.config.update("jax_default_matmul_precision", "float32")
     return module

@@ -13,7 +13,7 @@ class ConvtrainError(ConvserveError):
 
 
 class MissingExtraError(ConvtrainError):
-    """A library is not installed; names the extra that brings it."""
+    """A library is not installed; names the extra that brings it. Or it does not work; says why."""
 
 
 class DatasetError(ConvtrainError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections import namedtuple
 
@@ -11,6 +12,7 @@ import pytest
 
 from convtrain import backend
 from convtrain.cli import run
+from convtrain.errors import MissingExtraError
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
@@ -41,3 +43,22 @@ def test_problems_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     text = capsys.readouterr().out
     assert "PROBLEM     not installed: tensorflow; pip install 'convserve[train]'" in text
     assert "PROBLEM     0.5 GiB are free on this disk, a training wants 2" in text
+
+
+@pytest.mark.parametrize("error", [RuntimeError("jaxlib is too old"), AssertionError()])
+def test_a_jax_that_does_not_work_is_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Not the end of the command that is there to say so; training says it too."""
+
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else object())
+    monkeypatch.setattr(backend, "_open", fail)
+    backend.jax.cache_clear()
+    assert run(["doctor"]) == 1
+    problem = rf"PROBLEM     JAX does not work here \({str(error) or 'AssertionError'}\)"
+    assert re.search(problem, capsys.readouterr().out)
+    with pytest.raises(MissingExtraError, match="JAX does not work here"):
+        backend.jax()

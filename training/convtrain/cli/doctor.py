@@ -16,6 +16,7 @@ import numpy as np
 from convserve import host
 from convtrain import backend, environment
 from convtrain.datasets import cache
+from convtrain.errors import MissingExtraError
 
 LEAST_FREE_BYTES = 2 * 2**30
 """Space for a data set, its decoded copy, a run and a version."""
@@ -79,13 +80,12 @@ def _tensorflow(problems: list[str]) -> dict[str, Any]:
 
 def _jax(problems: list[str]) -> dict[str, Any]:
     """What `convtrain train --backend jax` would use."""
-    jax = backend.jax()
     try:
-        devices = [device.device_kind for device in jax.devices()]
-    except RuntimeError as error:
-        problems.append(f"JAX {jax.__version__} finds no device: {error}")
+        jax = backend.jax()
+    except MissingExtraError as error:
+        problems.append(str(error))
         return {}
-    return {"jax": jax.__version__, "jax_devices": devices}
+    return {"jax": jax.__version__, "jax_devices": [device.device_kind for device in jax.devices()]}
 
 
 def _print(found: dict[str, Any]) -> None:
