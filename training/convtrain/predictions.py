@@ -35,13 +35,18 @@ def batch_size(images: Images) -> int:
 
 
 def from_keras(model: Any, images: Images) -> Predictions:
-    """Run the model that was trained."""
+    """Run the model that was trained.
+
+    Raises:
+        MemoryError: the device's is full.
+    """
 
     def run(batch: Images) -> tuple[Logits, Probabilities]:
         outputs = model(batch, training=False)
         return np.asarray(outputs[LOGITS_NAME]), np.asarray(outputs[PROBABILITIES_NAME])
 
-    return _in_batches(run, images)
+    with backend.memory_errors():
+        return _in_batches(run, images)
 
 
 def from_saved_model(directory: Path, images: Images) -> Predictions:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convtrain.predictions import from_session
+from convtrain import backend
+from convtrain.predictions import from_keras, from_session
 
 
 class Session:
@@ -33,3 +34,14 @@ def test_large_images_come_in_small_batches(side: int, sizes: list[int]) -> None
     found = from_session(session, images)
     assert session.sizes == sizes
     np.testing.assert_array_equal(found.logits[:, 0], numbers)
+
+
+@pytest.mark.training
+def test_a_full_device_is_a_full_memory() -> None:
+    """Measuring takes batches of its own, which may be larger than those of training were."""
+
+    def model(batch: Any, *, training: bool) -> Any:
+        raise backend.tensorflow().errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
+
+    with pytest.raises(MemoryError, match=r"OOM when allocating$"):
+        from_keras(model, np.zeros((1, 8, 8, 1), np.uint8))
