@@ -79,6 +79,17 @@ def test_a_batch_that_does_not_end_keeps_no_server_from_ending(
         assert any(event["event"] == "did not drain in time; ended" for event in server.log_events())
 
 
+def test_a_batch_that_does_not_end_keeps_no_worker_without_a_supervisor(
+    repository: Path, tmp_path: Path, held: HeldBatch
+) -> None:
+    """Nobody is left to end it: it would hold port and memory until somebody finds it."""
+    with serving(repository, tmp_path, "--workers", "2", "--drain-timeout", "0.5") as server:
+        held.hold()
+        assert classify(server.target, 1.0) == grpc.StatusCode.DEADLINE_EXCEEDED
+        server.process.kill()
+        until(lambda: "did not drain in time; ended" in server.log, seconds=60)
+
+
 def test_with_no_limit_a_batch_may_run_for_ever(repository: Path, tmp_path: Path, held: HeldBatch) -> None:
     """As under a debugger."""
     with serving(repository, tmp_path, "--worker-timeout", "0") as server:

@@ -19,13 +19,11 @@ from convserve.config import Settings
 from convserve.errors import ConfigError, ConvserveError
 from convserve.host import CpuPlan
 from convserve.server import logs
+from convserve.server.ending import end_after
 from convserve.server.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from convserve.server.app import Server
-
-_END_SECONDS = 10.0
-"""How long the end may take beyond the drain's own time; a supervisor gives its workers as much."""
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +63,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
     signals.wait()
     log.info("stopping")
     if not isinstance(server, Supervisor):  # it ends its workers itself
-        _end_after(settings.drain.delay + settings.drain.timeout + _END_SECONDS)
+        end_after(settings.drain)
     server.stop()
     log.info("stopped")
     return 1 if isinstance(server, Supervisor) and server.failed.is_set() else 0
@@ -88,18 +86,6 @@ def _make(settings: Settings, plan: CpuPlan) -> Server | Supervisor:
     from convserve.server.app import Server
 
     return Server(settings, plan)
-
-
-def _end_after(seconds: float) -> None:
-    """End the process if it has not by then: a batch that hangs cannot be ended from within, and its thread stays."""
-
-    def end() -> None:
-        log.error("did not drain in time; ended")
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
 
 
 def _wake_when_failed(supervisor: Supervisor, signals: _Signals) -> None:

@@ -21,6 +21,7 @@ from convserve.errors import ConvserveError, UnavailableError
 from convserve.server import logs, shared_totals
 from convserve.server.aggregate import snapshot
 from convserve.server.app import Place, Server
+from convserve.server.ending import end_after
 from convserve.server.line import Line, Question
 from convserve.statistics import Totals
 
@@ -45,6 +46,7 @@ def main(fd: int) -> int:
         if not serving.is_set() or stop.is_set():
             os._exit(1)
         log.warning("the supervisor is gone; draining")
+        end_after(settings.drain)
         stop.set()
 
     line = Line(pipe, answer, end_alone)
