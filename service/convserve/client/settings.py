@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,8 @@ class Settings:
         """
         if not self.target:
             raise ConfigError("target is empty; give HOST:PORT")
+        if _has_wrong_port(self.target):
+            raise ConfigError(f"target is {self.target}; ports are 0 to 65535")
         if not self.timeout > 0:
             raise ConfigError(f"timeout is {self.timeout}; it must be above 0 seconds")
         if not 8192 <= self.max_message_bytes < 2**31:
@@ -179,3 +182,11 @@ def check_timeout(timeout: float | None) -> None:
     """
     if timeout is not None and (math.isnan(timeout) or timeout < 0):
         raise InvalidRequestError.of("timeout", f"{timeout} came; it is a number of seconds")
+
+
+def _has_wrong_port(target: str) -> bool:
+    """Whether gRPC would take a port for another one: it knows 70000 as 4464, which may be another server's."""
+    if target.startswith(("unix:", "unix-abstract:", "vsock:", "xds:")):
+        return False
+    ports = re.findall(r":(-?[0-9]+)(?:,|$)", target)
+    return any(not 0 <= int(port) < 2**16 for port in ports)

@@ -46,6 +46,16 @@ def test_the_arguments_are_the_same(name: str) -> None:
     ("arguments", "message"),
     [
         ({"target": ""}, "target is empty"),
+        *(
+            ({"target": target}, "ports are 0 to 65535")
+            for target in (
+                "host:70000",
+                "[::1]:65536",
+                "host:-1",
+                "dns:///host:70000",
+                "ipv4:10.0.0.1:80,10.0.0.2:70000",
+            )
+        ),
         ({"timeout": 0}, "timeout is 0; it must be above 0 seconds"),
         ({"connections": 0}, "connections is 0; it must be 1 to 256"),
         ({"max_message_bytes": 100}, "max_message_bytes is 100"),
@@ -58,6 +68,14 @@ def test_wrong_arguments_are_refused_at_once(kind: Any, arguments: dict[str, Any
     """By name, before anything is connected."""
     with pytest.raises(convserve.ConfigError, match=message):
         kind(**{"target": "127.0.0.1:1", **arguments})
+
+
+@pytest.mark.parametrize(
+    "target", ["h:65535", "h", "[::1]:80", "ipv6:::1", "unix:/run/a:70000", "ipv4:10.0.0.1:80,10.0.0.2:81"]
+)
+def test_what_grpc_takes_as_it_is_is_a_target(target: str) -> None:
+    """Also what has no port, and what only looks like one."""
+    Client(target).close()
 
 
 def test_no_thread_is_left(fake: FakeServer) -> None:
