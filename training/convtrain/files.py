@@ -68,7 +68,7 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:
             return {name: archive[name] for name in (archive.files if names is None else names)}
     except FileNotFoundError:
         raise
-    except (EOFError, TypeError, OSError, zlib.error, zipfile.BadZipFile) as error:
+    except (EOFError, TypeError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"not a readable npz file: {error}") from error
 
 

@@ -55,7 +55,12 @@ def test_arrays_come_back_and_damage_is_a_value_error(tmp_path: Path) -> None:
         files.read_arrays(path, ["z"])
     whole = path.read_bytes()
     np.save(tmp_path / "single.npy", np.zeros(3))
-    for damaged in (b"", b"x", whole[:-30], whole[:40], (tmp_path / "single.npy").read_bytes()):
+    entry = whole.index(b"PK\1\2")
+    encrypted, future = bytearray(whole), bytearray(whole)  # by one byte; zipfile's errors for those are others
+    encrypted[entry + 8] |= 1
+    future[entry + 6] = 200
+    single = (tmp_path / "single.npy").read_bytes()
+    for damaged in (b"", b"x", whole[:-30], whole[:40], single, encrypted, future):
         path.write_bytes(damaged)
         with pytest.raises(ValueError):
             files.read_arrays(path)
