@@ -213,6 +213,27 @@ def test_callers_who_come_back_together_travel_together(fake: FakeServer) -> Non
     run(test)
 
 
+@pytest.mark.usefixtures("no_window")
+def test_an_array_may_be_used_again_once_its_call_has_begun(fake: FakeServer) -> None:
+    """While it waits for others, too: what was in it at the call is what travels."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            frame = np.full((2, 2, 1), 1, np.uint8)
+            gate = fake.before = Gate(1)
+            tasks = [asyncio.create_task(client.classify(frame, model="m"))]
+            await arrival(gate)
+            for value in (2, 3):
+                frame[:] = value
+                tasks.append(asyncio.create_task(client.classify(frame, model="m")))
+                await until(lambda: gathered(client) == len(tasks) - 1)
+            frame[:] = 4
+            gate.open()
+            assert [(await task).index for task in tasks] == [1, 2, 3]
+
+    run(test)
+
+
 def test_the_window_ends_the_wait(fake: FakeServer) -> None:
     """An RPC that takes long holds nobody."""
 

@@ -66,6 +66,8 @@ class Coalescer:
                 finally:
                     self._returned(group)
                 return result
+            if not isinstance(image, bytes):
+                row.image = image.copy()  # it is read later, and the caller may use the array again by then
             if group.first is row:
                 self._waiting.add(group)
                 loop.call_at(group.since + coalescing.WINDOW_SECONDS, self._window_ends, group)
