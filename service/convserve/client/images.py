@@ -53,7 +53,7 @@ def load(image: ImageLike, index: int) -> Loaded:
     if type(image) is np.ndarray:
         return _pixels(image, index)
     if isinstance(image, str | os.PathLike):
-        return Path(image).read_bytes()
+        return _read_path(image, index)
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     pillow = sys.modules.get("PIL.Image")  # whoever holds a Pillow image has imported it
@@ -62,14 +62,33 @@ def load(image: ImageLike, index: int) -> Loaded:
     if hasattr(image, "__array_interface__") or hasattr(image, "__array__"):
         return _pixels(np.asarray(image), index)
     if hasattr(image, "read"):
-        content = image.read()
-        if isinstance(content, bytes):
-            return content
-        raise InvalidRequestError.of(f"images[{index}]", "is a file open for text; open it with mode 'rb'")
+        return _read_file(image, index)
     raise InvalidRequestError.of(
         f"images[{index}]",
         f"is a {type(image).__name__}; give a path, bytes, a file object, a Pillow image or a uint8 array",
     )
+
+
+def _read_path(path: str | os.PathLike[str], index: int) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except ValueError as error:  # a null byte: rather the content of a file
+        raise InvalidRequestError.of(
+            f"images[{index}]", f"is a {type(path).__name__} that is no path: {error}"
+        ) from error
+
+
+def _read_file(file: Readable, index: int) -> bytes:
+    content: Any
+    try:
+        content = file.read()
+    except UnicodeDecodeError:  # text, which images are not
+        content = None
+    except ValueError as error:  # it was closed
+        raise InvalidRequestError.of(f"images[{index}]", f"is a file that cannot be read: {error}") from error
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    raise InvalidRequestError.of(f"images[{index}]", "is a file open for text; open it with mode 'rb'")
 
 
 def takes_time(image: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import IOBase
 from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
@@ -51,9 +52,10 @@ class Options(NamedTuple):
         explain: Any = self.explain  # nor can 0.0, which equals False
         if type(explain) is not bool and not isinstance(explain, Integral | np.bool_ | None):
             raise InvalidRequestError.of("explain", f"{explain!r} came; it is True or False")
-        if isinstance(self.version, float):
-            raise InvalidRequestError.of("version", f"{self.version} came; a version is a whole number, or an alias")
-        if self.version is not None and not self._is_alias() and not 1 <= int(self.version) < 2**63:
+        version: Any = self.version
+        if not isinstance(version, str | Integral | None):
+            raise InvalidRequestError.of("version", f"{version} came; a version is a whole number, or an alias")
+        if version is not None and not self._is_alias() and not 1 <= int(version) < 2**63:
             raise InvalidRequestError.of("version", f"{self.version} came; versions are 1 or higher")
 
     def request(self) -> pb.ClassifyRequest:
@@ -181,10 +183,20 @@ def check_many(images: object) -> None:
     Raises:
         InvalidRequestError: this is one image.
     """
-    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview):
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | IOBase):  # a file is not its lines
         raise InvalidRequestError.of(
             "images", f"is one {type(images).__name__}; give a list of images, or use classify"
         )
+
+
+def check_batch_size(batch_size: object) -> None:
+    """Refuse what is no number of images.
+
+    Raises:
+        InvalidRequestError: it is below 1, or no whole number: no request would ever be full.
+    """
+    if not isinstance(batch_size, Integral) or int(batch_size) < 1:
+        raise InvalidRequestError.of("batch_size", f"{batch_size} came; it is a number of images, 1 or more")
 
 
 def size_of(image: Loaded) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
-from io import BytesIO, StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,21 @@ def png(value: int = 7, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def closed() -> BytesIO:
+    file = BytesIO(png())
+    file.close()
+    return file
+
+
 def chunks(
     images: Any, *, max_message_bytes: int = MEBI, version: int | str | None = None, max_rows: int = requests.MAX_ROWS
 ) -> list[requests.Chunk]:
     return list(requests.chunks(images, Options("m", version, 1, explain=False), max_message_bytes, max_rows))
 
 
-@pytest.mark.parametrize("kind", ["path", "text path", "bytes", "bytearray", "memoryview", "file", "open file"])
+@pytest.mark.parametrize(
+    "kind", ["path", "text path", "bytes", "bytearray", "memoryview", "file", "buffer", "open file"]
+)
 def test_files_travel_as_they_are(kind: str, tmp_path: Path) -> None:
     """Wherever the bytes of a file come from, they are sent unchanged."""
     path = tmp_path / "image.png"
@@ -47,6 +56,7 @@ def test_files_travel_as_they_are(kind: str, tmp_path: Path) -> None:
             "bytearray": bytearray(png()),
             "memoryview": memoryview(png()),
             "file": BytesIO(png()),
+            "buffer": SimpleNamespace(read=lambda: bytearray(png())),
             "open file": file,
         }[kind]
         assert reading.load(image, 0) == png()
@@ -97,6 +107,9 @@ def test_what_can_become_an_array_travels_packed() -> None:
         (Image.new("L", (0, 2)), "Pillow image that cannot be written as PNG: cannot write empty image"),
         (Image.new("F", (2, 2)), "Pillow image of mode F; convert it to L or RGB"),
         (StringIO("x"), "open for text; open it with mode 'rb'"),
+        (TextIOWrapper(BytesIO(png()), "utf-8"), "open for text; open it with mode 'rb'"),
+        (closed(), "is a file that cannot be read: I/O operation on closed file"),
+        ("\x89PNG\0", "is a str that is no path: embedded null byte"),
         (3, "is a int; give a path, bytes, a file object, a Pillow image or a uint8 array"),
         ([[1, 2], [3, 4]], "is a list; give"),
     ],
@@ -109,9 +122,9 @@ def test_what_is_no_image_is_refused_with_its_position(image: Any, message: str)
     assert caught.value.violations[0].field == "images[1]"
 
 
-@pytest.mark.parametrize("images", ["image.png", Path("image.png"), b"\x89PNG"])
+@pytest.mark.parametrize("images", ["image.png", Path("image.png"), b"\x89PNG", BytesIO(b"\x89PNG\n")])
 def test_one_image_where_many_are_wanted_is_refused(images: Any) -> None:
-    """A path is not a list of letters."""
+    """A path is not a list of letters, and a file not one of lines."""
     with pytest.raises(InvalidRequestError, match="give a list of images, or use classify"):
         chunks(images)
 
@@ -258,10 +271,10 @@ def test_versions_are_numbers_or_aliases(version: Any, choice: str | None, value
         assert getattr(request, choice) == value
 
 
-@pytest.mark.parametrize("version", [0, -1, "0", 2**63, 1.5])
+@pytest.mark.parametrize("version", [0, -1, "0", 2**63, 1.5, np.float32(1.5), Decimal("1.5"), b"1.5", ["1.5"]])
 def test_impossible_versions_are_refused(version: Any) -> None:
     """The error says so before anything is sent."""
-    with pytest.raises(InvalidRequestError, match=r"versions are 1 or higher|1\.5 came; a version is a whole number"):
+    with pytest.raises(InvalidRequestError, match=r"versions are 1 or higher|1\.5.* came; a version is a whole number"):
         Options("m", version, 1, explain=False).request()
 
 

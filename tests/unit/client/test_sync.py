@@ -344,7 +344,17 @@ def test_a_stream_gives_what_came_before_a_failure(fake: FakeServer) -> None:
             next(results)
 
 
-@pytest.mark.parametrize("arguments", [{"images": b"\x01"}, {"batch_size": 0}, {"timeout": -1.0}, {"top_k": -1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"images": b"\x01"},
+        {"batch_size": 0},
+        {"batch_size": 2.5},
+        {"batch_size": "2"},
+        {"timeout": -1.0},
+        {"top_k": -1},
+    ],
+)
 def test_a_wrong_stream_is_refused_before_it_begins(fake: FakeServer, arguments: dict[str, Any]) -> None:
     """By the call, not by the first result."""
     with Client(fake.target) as client, pytest.raises(convserve.InvalidRequestError):

@@ -31,7 +31,6 @@ from convserve.client.settings import (
     tls_of,
 )
 from convserve.client.tracing import Trace
-from convserve.errors import InvalidRequestError
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import model_pb2
 
@@ -265,8 +264,7 @@ class AsyncClient:
             request_id: id for the server's logs; RPCs after the first add `-` and the position of their first image.
             batch_size: images that travel in one RPC. A source that brings them slowly wants fewer, or single calls.
         """
-        if batch_size < 1:
-            raise InvalidRequestError.of("batch_size", f"{batch_size} came; it is a number of images, 1 or more")
+        requests.check_batch_size(batch_size)
         self._begin(timeout, request_id)
         requests.check_many(images)
         options = Options(model, version, top_k, explain)
