@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from convserve import __version__
 from convserve.cli import classify, doctor, loadtest, models, plan, serve
@@ -29,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 1: something failed, stderr says what. 2: wrong usage. 130: interrupted by Ctrl-C.
     """
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # as stderr: a name that the terminal cannot show is no failure
     parser = argparse.ArgumentParser(
         prog="convserve",
         description="Serve image classifiers over gRPC, and classify images with them.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,20 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     shown, _, loaded = done.stdout.partition("LOADED")
     assert "usage: convserve" in shown
     assert set(loaded.split()).isdisjoint({"onnxruntime", "PIL", "tensorflow", "grpc", "numpy", "prometheus_client"})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
+def test_names_that_the_output_cannot_show_are_escaped(fake: FakeServer, tmp_path: Path, encoding: str) -> None:
+    """Files of an archive from elsewhere have such names, and terminals without UTF-8 are still about."""
+    for name in ("caf\xe9.png", os.fsdecode(b"\xff.png")):
+        (tmp_path / name).write_bytes(b"\x01")
+    command = [sys.executable, "-m", "convserve", "classify", "--model", "m", "--target", fake.target]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([*command, *tmp_path.iterdir()], capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff.png " in done.stdout
+    helped = subprocess.run([sys.executable, "-m", "convserve", "plan", "--help"], check=False, env=environment)
+    assert helped.returncode == 0
 
 
 def test_a_closed_pipe_is_no_traceback(fake: FakeServer) -> None:
