@@ -147,6 +147,10 @@ def _options(args: argparse.Namespace) -> Options:
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise ConfigError(f"sweep: {args.sweep!r} came; wanted are rates such as 500,1000,2000") from error
     scenario = SCENARIOS[args.scenario]
+    if args.rate is not None and not scenario.open_loop:
+        raise ConfigError(f"rate: {args.rate:g} came; in {scenario.name} the answers decide when requests go")
+    if args.rate is not None and sweep:
+        raise ConfigError(f"rate: {args.rate:g} came with --sweep, which has rates of its own; give one of them")
     return Options(
         target=common.loaded(args),
         wanted=Wanted(args.dialect, args.model, args.version, not args.no_explain),

@@ -106,7 +106,7 @@ def from_json(found: Mapping[str, Any]) -> ServiceTimes:
             _pairs(found.get("setup_seconds", ())),
             _pairs(found.get("stretch", ())),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # the last from a batch size of infinity
         raise ConfigError(
             f"from: there are no service times as `convserve plan --json` writes them ({error})"
         ) from error
@@ -129,7 +129,7 @@ def parse_table(text: str, most: int) -> ServiceTimes:
             size, _, time = part.partition(":")
             unit = next(name for name in units if time.endswith(name))
             points[int(size)] = float(time.removesuffix(unit)) * units[unit]
-            if points[int(size)] <= 0 or int(size) < 1:
+            if not 0 < points[int(size)] < math.inf or int(size) < 1:
                 raise ValueError
     except (ValueError, StopIteration) as error:
         raise ConfigError(f"batch-times: {text!r} came; wanted are sizes and times such as 1:0.5ms,64:4ms") from error

@@ -71,10 +71,10 @@ def parse_mix(text: str) -> Mix:
         ConfigError: says what came and what is wanted.
     """
     try:
-        pairs = [part.split(":") for part in text.split(",")]
-        sizes = tuple(int(pair[0]) for pair in pairs)
-        weights = tuple(float(pair[1]) if len(pair) == 2 else 1.0 for pair in pairs)
-    except (ValueError, IndexError) as error:
+        pairs = [part.partition(":") for part in text.split(",")]
+        sizes = tuple(int(size) for size, _, _ in pairs)
+        weights = tuple(float(weight) if colon else 1.0 for _, colon, weight in pairs)
+    except ValueError as error:
         raise ConfigError(f"batch: {text!r} came; wanted is a size such as 8, or a mix such as 1:90,8:10") from error
     if any(not 1 <= size <= 4096 for size in sizes) or not (min(weights) > 0 and math.isfinite(sum(weights))):
         raise ConfigError(f"batch: {text!r} came; sizes are 1 to 4096 and weights above 0")

@@ -52,6 +52,22 @@ def test_what_is_no_rate_to_sweep_is_a_sentence(rates: str, capsys: pytest.Captu
     assert f"sweep: '{rates}' came; wanted are rates such as 500,1000,2000" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--scenario", "closed"], "rate: 40 came; in closed the answers decide"),
+        (["--scenario", "offline"], "rate: 40 came; in offline the answers decide"),
+        (["--sweep", "10,20"], "rate: 40 came with --sweep"),
+    ],
+)
+def test_a_rate_that_would_mean_nothing_is_refused(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever gave it would take the result for that rate's."""
+    assert main(["loadtest", "--model", "m", "--rate", "40", *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("option", "value"), [("--seed", "-1"), ("--min-accuracy", "98"), ("--min-accuracy", "nan")])
 def test_numbers_out_of_range_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything is sent."""

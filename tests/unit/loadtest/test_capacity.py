@@ -164,7 +164,9 @@ def test_an_slo_that_nobody_can_keep_is_said() -> None:
         plan.make(TIMES, 100, slo.parse("p99=200us"))
 
 
-@pytest.mark.parametrize("text", ["", "1", "1:5", "x:1ms", "1:ms", "1:0ms,64:4ms", "0:1ms", "-1:1ms"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1:5", "x:1ms", "1:ms", "1:0ms,64:4ms", "0:1ms", "-1:1ms", "1:1ms,2:nanms", "1:1ms,2:1e999s"]
+)
 def test_what_is_no_table_is_refused(text: str) -> None:
     """The error shows the form."""
     with pytest.raises(ConfigError, match=r"batch-times: .*1:0\.5ms,64:4ms"):
@@ -176,6 +178,14 @@ def test_times_that_cannot_be_are_refused(text: str) -> None:
     """They would end in a search without end."""
     with pytest.raises(ConfigError, match=r"batch"):
         service_times.parse_table(text, 0)
+
+
+@pytest.mark.parametrize("most", ["Infinity", "NaN"])
+def test_a_batch_of_any_size_is_refused(most: str) -> None:
+    """JSON knows no such numbers; Python's reader does."""
+    found = TIMES.to_json() | {"requests_per_batch": float(most)}
+    with pytest.raises(ConfigError, match="from: there are no service times"):
+        service_times.from_json(found)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"service_times": null}', "no JSON"])

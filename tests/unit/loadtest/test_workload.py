@@ -136,7 +136,9 @@ def test_a_mix_is_read() -> None:
     assert str(mix) == "1:90,8:10"
 
 
-@pytest.mark.parametrize("text", ["", "x", "0", "1:0", "1:x", "5000", "1:inf", "1:nan", "2:1,1:nan", "1:1e308,2:1e308"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "1:0", "1:x", "1:", "8:1:1", "5000", "1:inf", "1:nan", "2:1,1:nan", "1:1e308,2:1e308"]
+)
 def test_what_is_no_mix_is_refused(text: str) -> None:
     """The error shows the form."""
     with pytest.raises(ConfigError, match="batch: "):
