@@ -20,6 +20,7 @@ from convserve.loadtest.records import ClientStats, Records
 _HEAD_START_SECONDS = 0.05
 """Between the command to start and the start, so that every process is waiting for it."""
 _READY_SECONDS = 60.0
+_ENDED = "a client process has ended; its message is on stderr"
 _HAND_ON_SECONDS = 0.25
 """Records are added up in pieces of so much time: many small ones would cost more than the clients."""
 
@@ -37,11 +38,12 @@ class Fleet:
                 [sys.executable, "-m", "convserve.loadtest.process", str(there.fileno())],
                 pass_fds=(there.fileno(),),
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C goes to the one who commands, who ends them without a traceback of each
             )
             there.close()
             self._pipes.append(here)
             self._processes.append(process)
-            here.send(setup)
+            _send(here, setup)
 
     def __enter__(self) -> Fleet:
         """Nothing to do: the processes run."""
@@ -66,7 +68,7 @@ class Fleet:
             InternalError: a process ended.
         """
         for part, pipe in enumerate(self._pipes):
-            pipe.send(Share(load, part, len(self._pipes)))
+            _send(pipe, Share(load, part, len(self._pipes)))
         for pipe in self._pipes:
             if not pipe.poll(_READY_SECONDS):
                 raise InternalError(f"a client process did not get ready within {_READY_SECONDS:g} s")
@@ -75,7 +77,7 @@ class Fleet:
                 raise UnavailableError(str(answer))
         begin = time.monotonic() + _HEAD_START_SECONDS
         for pipe in self._pipes:
-            pipe.send(begin)
+            _send(pipe, begin)
         running = list(self._pipes)
         stats: list[ClientStats] = []
         pieces: list[Records] = []
@@ -111,4 +113,11 @@ class Fleet:
         try:
             return pipe.recv()
         except (EOFError, ConnectionResetError) as error:
-            raise InternalError("a client process has ended; its message is on stderr") from error
+            raise InternalError(_ENDED) from error
+
+
+def _send(pipe: Connection, message: Any) -> None:
+    try:
+        pipe.send(message)
+    except (BrokenPipeError, ConnectionResetError) as error:  # would be taken for our own output's
+        raise InternalError(_ENDED) from error

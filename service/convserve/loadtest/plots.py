@@ -140,7 +140,8 @@ def _outcomes(axes: Axes, run: Run) -> None:
 
 def _legend(axes: Axes) -> None:
     """Below the picture: inside, it would hide what lies in its corner, and all of them matter."""
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=5, fontsize=7, frameon=False, borderaxespad=0)
+    if axes.get_legend_handles_labels()[0]:  # else there was nothing to draw
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=5, fontsize=7, frameon=False, borderaxespad=0)
 
 
 def _log(axis: Axis) -> None:

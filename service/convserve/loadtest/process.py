@@ -154,5 +154,5 @@ def _sharpen_timers() -> None:
 if __name__ == "__main__":
     try:
         main(Connection(int(sys.argv[1])))
-    except (KeyboardInterrupt, BrokenPipeError, ConnectionResetError):  # the fleet tells the user
+    except (KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):  # the fleet tells the user
         sys.exit(130)

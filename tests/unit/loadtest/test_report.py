@@ -47,9 +47,12 @@ def campaign_of(*runs: Run) -> Any:
 CASES = {"good": (500, 0), "some failed": (480, 20), "all failed": (0, 50), "one": (1, 0)}
 
 
-@pytest.mark.parametrize(("good", "failed", "told"), [(50, 0, True), (50, 0, False), (0, 50, True), (1, 0, True)])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("good", "failed", "told"), [(50, 0, True), (50, 0, False), (0, 50, True), (1, 0, True), (0, 0, True)]
+)
 def test_pictures_are_drawn_of_every_run(good: int, failed: int, told: bool) -> None:
-    """A whole SVG, also where nothing was answered or the server told nothing."""
+    """A whole SVG, also where nothing was sent or answered, or the server told nothing."""
     picture = ElementTree.fromstring(plots.draw(run_of(good, failed, told=told), []))
     assert picture.tag.endswith("svg")
 
