@@ -142,6 +142,23 @@ def test_a_stream_is_read_as_it_is_used(fake: FakeServer) -> None:
     run(test)
 
 
+def test_a_stream_that_nobody_ends_ends_with_its_event_loop(fake: FakeServer) -> None:
+    """Quietly, and with what it has under way."""
+    told: list[dict[str, Any]] = []
+    kept = []
+
+    async def test() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        client = AsyncClient(fake.target)
+        for _ in range(5):
+            stream = client.classify_iter([b"\x01"] * 300, model="m", batch_size=2)
+            assert (await anext(stream)).index == 1
+            kept.append(stream)
+
+    run(test)
+    assert told == []
+
+
 def test_a_failure_ends_a_batch(fake: FakeServer) -> None:
     """The position counts from the first image."""
     fake.before = refuse_images(99)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from types import TracebackType
@@ -233,8 +232,7 @@ class AsyncClient:
         ends = self._begin(timeout, request_id)
         until = None if timeout is None else ends
         options = Options(model, version, top_k, explain)
-        chunks = self._chunks(images, options, until, request_id, requests.MAX_ROWS)
-        return [result async for result in self._iterate(chunks)]
+        return [result async for result in self._results(images, options, until, request_id, requests.MAX_ROWS)]
 
     def classify_iter(
         self,
@@ -269,7 +267,7 @@ class AsyncClient:
         requests.check_many(images)
         options = Options(model, version, top_k, explain)
         options.check()
-        return self._iterate(self._chunks(images, options, None, request_id, batch_size, timeout))
+        return self._results(images, options, None, request_id, batch_size, timeout)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Describe every model of the server with all its versions, sorted by name; those that failed included."""
@@ -298,15 +296,6 @@ class AsyncClient:
         terms = Terms(self._begin(timeout), new_request_id(), repeat=False)
         return await self._calls.ask(self._calls.control, lambda made: made.check_health, b"", terms) == SERVING
 
-    async def _iterate(
-        self, chunks: AsyncGenerator[list[Classification], None]
-    ) -> AsyncGenerator[Classification, None]:
-        """The single results. What is under way is given up when the iteration ends early."""
-        async with contextlib.aclosing(chunks):
-            async for results in chunks:
-                for result in results:
-                    yield result
-
     def _begin(self, timeout: float | None, request_id: str | None = None) -> float:
         """Check what every call checks. Returns the call's deadline."""
         self._calls.check_usable()
@@ -325,7 +314,7 @@ class AsyncClient:
         reply = await self._calls.ask(self._calls.pool, lambda made: made.classify, request, terms)
         return replies.classifications(reply, rows)
 
-    async def _chunks(
+    async def _results(
         self,
         images: Iterable[ImageLike] | AsyncIterable[ImageLike],
         options: Options,
@@ -333,10 +322,11 @@ class AsyncClient:
         request_id: str | None,
         rows: int,
         timeout: float | None = None,
-    ) -> AsyncGenerator[list[Classification], None]:
-        """Send images in chunks, some at a time, and give the results of each in order.
+    ) -> AsyncGenerator[Classification, None]:
+        """Send images in chunks, some at a time, and give the results in order.
 
-        All of them must be back at `until`, or each within `timeout` seconds.
+        All chunks must be back at `until`, or each within `timeout` seconds. What is under way is given up when the
+        iteration ends early. One generator, not one around another that it closes: an event loop that ends closes both.
         """
         request_id = request_id or new_request_id()
         trace = tracing.current()
@@ -345,13 +335,15 @@ class AsyncClient:
         try:
             async for chunk in _read(images, Chunker(options, self._settings.max_message_bytes, rows)):
                 if len(pending) == RPCS_IN_FLIGHT:
-                    yield await pending.popleft()
+                    for result in await pending.popleft():
+                        yield result
                 deadline = until if until is not None else clock() + self._settings.seconds(timeout)
                 chunk_id = f"{request_id}-{chunk.first}" if chunk.first else request_id
                 terms = Terms(deadline, chunk_id, trace, chunk.first)
                 pending.append(asyncio.create_task(self._classify(chunk.request, chunk.rows, terms)))
             while pending:
-                yield await pending.popleft()
+                for result in await pending.popleft():
+                    yield result
         finally:
             for task in pending:
                 task.cancel()
