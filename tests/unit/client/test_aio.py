@@ -352,6 +352,29 @@ def test_an_rpc_that_nobody_waits_for_is_given_up(fake: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("no_window")
+def test_whoever_cancels_the_clients_own_tasks_leaves_nobody_waiting(fake: FakeServer) -> None:
+    """As an application does that ends all tasks but some."""
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            gate, held, tasks = await crowd(client, fake, b"\x01", b"\x02")
+            fake.before = second = Gate(1)
+            gate.open()
+            await held
+            await arrival(second)
+            for task in asyncio.all_tasks() - {*tasks, asyncio.current_task()}:
+                task.cancel()
+            async with asyncio.timeout(20):
+                found = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(one) for one in found] == [convserve.CancelledError] * 2
+            second.open()
+            fake.before = lambda request, context: None
+            assert (await client.classify(b"\x03", model="m")).index == 3
+
+    run(test)
+
+
+@pytest.mark.usefixtures("no_window")
 def test_one_bad_image_fails_only_its_caller(fake: FakeServer) -> None:
     """The others are sent again without it."""
 

@@ -19,7 +19,7 @@ from convserve.client.results import Classification
 from convserve.client.retry import Budget
 from convserve.client.splitting import Outcome, exchange
 from convserve.client.tracing import Trace
-from convserve.errors import ConvserveError, DeadlineError
+from convserve.errors import CancelledError, ConvserveError, DeadlineError
 
 Send: TypeAlias = Callable[[Sequence[Loaded], Options, float, Trace], Awaitable[list[Classification]]]
 """Classifies images in one RPC, until a deadline, with a trace context. Raises ConvserveError."""
@@ -105,7 +105,7 @@ class Coalescer:
         """Send a group if there is one."""
         if group is not None:
             task = self._tasks[group] = asyncio.create_task(self._drive(group))
-            task.add_done_callback(lambda _: self._ended(group))  # also if it was cancelled, or never began
+            task.add_done_callback(lambda _: self._cancelled(group))
 
     async def _drive(self, group: Group[Waiter]) -> None:
         """Make the group's RPC and hand out what came of it."""
@@ -115,6 +115,15 @@ class Coalescer:
         except Exception as error:  # noqa: BLE001  # a defect, or the application's token function; everybody is told
             _settle((row, error) for row in rows)
         self._ended(group, parts)  # now, and not when the task is done: callers may come back before that
+
+    def _cancelled(self, group: Group[Waiter]) -> None:
+        """A task is done; if it did not say so itself, it was cancelled, maybe before it began.
+
+        By `_leave`, or by whoever cancels all tasks of the event loop: those who still wait would wait for ever.
+        """
+        if group in self._tasks:
+            _settle((row, CancelledError("the task that made the RPC was cancelled")) for row in group.rows)
+            self._ended(group)
 
     def _ended(self, group: Group[Waiter], parts: Iterable[list[Row]] = ()) -> None:
         if self._tasks.pop(group, None) is not None:
