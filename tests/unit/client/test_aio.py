@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from io import BytesIO
 from pathlib import Path
@@ -157,6 +159,26 @@ def test_a_stream_that_nobody_ends_ends_with_its_event_loop(fake: FakeServer) ->
 
     run(test)
     assert told == []
+
+
+def test_a_failed_request_does_not_wait_for_the_garbage_collector(fake: FakeServer) -> None:
+    """Nor would a stream that is left, with its tasks, whose errors would be logged as never looked at."""
+    fake.before = refuse_images(99)
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            try:
+                await client.classify(bytes([99]), model="m")
+            except convserve.InvalidRequestError as error:
+                kept = weakref.ref(error)  # by its traceback, what the frames hold
+            await asyncio.sleep(0)
+            assert kept() is None
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
 
 
 def test_a_failure_ends_a_batch(fake: FakeServer) -> None:

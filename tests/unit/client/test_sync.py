@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -332,6 +334,22 @@ def test_a_stream_is_read_as_it_is_used(fake: FakeServer) -> None:
         assert taken <= 100 + 8 * (RPCS_IN_FLIGHT + 1)
         results.close()
         assert [one.index for one in client.classify_iter(iter(images(1, 2)), model="m")] == [1, 2]
+
+
+@pytest.mark.parametrize("call", ["classify", "classify_batch"])
+def test_a_failed_request_does_not_wait_for_the_garbage_collector(fake: FakeServer, call: str) -> None:
+    """An overloaded server refuses many, and each may have megabytes."""
+    fake.before = refuse_images(99)
+    with Client(fake.target) as client:
+        gc.disable()
+        try:
+            try:
+                getattr(client, call)(bytes([99]) if call == "classify" else [bytes([99])], model="m")
+            except convserve.InvalidRequestError as error:
+                kept = weakref.ref(error)  # by its traceback, what the frames hold
+            assert kept() is None
+        finally:
+            gc.enable()
 
 
 def test_a_stream_gives_what_came_before_a_failure(fake: FakeServer) -> None:

@@ -118,8 +118,11 @@ class Calls:
                     raise status.closed(terms.request_id) from failure
                 left = terms.deadline - clock()
                 delay = self.retries.delay(error, attempts, left) if terms.repeat else None
-                if delay is None:
-                    raise error from failure
+                try:
+                    if delay is None:
+                        raise error from failure
+                finally:
+                    del error  # whose traceback refers to this frame: the request would wait for the garbage collector
                 if await self._closed_within(delay):
                     raise status.closed(terms.request_id) from failure
             else:

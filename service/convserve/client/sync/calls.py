@@ -158,8 +158,11 @@ class Call(Generic[Q, A]):
                 error = self._error_of(failure)
                 left = self._terms.deadline - time.monotonic()
                 delay = retries.delay(error, self._attempts, left) if self._terms.repeat else None
-                if delay is None:
-                    raise error from failure
+                try:
+                    if delay is None:
+                        raise error from failure
+                finally:
+                    del error  # whose traceback refers to this frame: the request would wait for the garbage collector
                 if self._calls.closed.wait(delay):
                     raise status.closed(self._terms.request_id) from failure
             else:
