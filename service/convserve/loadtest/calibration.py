@@ -131,6 +131,10 @@ def _measure(options: Options, callers: int, seconds: float, progress: Progress,
         run = campaign.measure(load, None, f"{callers} in flight, {options.mix} image(s) each")
     if run.tally.failed:
         raise ConvserveError(f"the server cannot be measured: {'; '.join([*run.details.values(), *run.failures])}")
+    if not (run.tally.finished_requests and run.tally.statuses[0]):
+        raise ConvserveError(
+            f"the server cannot be measured: it answered nothing in {seconds:g} s; --duration is too short"
+        )
     if not run.tally.batch_seconds or 0 in run.tally.batch_seconds:
         raise ConvserveError("the server cannot be measured: its replies do not tell how their batches ran")
     return run

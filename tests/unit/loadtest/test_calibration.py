@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from convserve.errors import ConvserveError
 from convserve.loadtest import calibration, workload
-from convserve.loadtest.campaign import Options, Progress
+from convserve.loadtest.campaign import Campaign, Options, Progress
 from convserve.loadtest.dialects import Wanted
 from convserve.loadtest.link import parse_target
+from convserve.loadtest.process import Load
+from convserve.loadtest.run import Goals, Run
 from convserve.loadtest.scenario import SCENARIOS
+from convserve.loadtest.tally import Tally
 
 FIXED, EACH, FOR_BATCH, HANDLING, BESIDES = 0.4e-3, 0.3e-3, 0.15e-3, 0.1e-3, 0.2e-3
 SETUP = {0.001: 0.1e-3, 0.004: 0.3e-3, 0.016: 0.5e-3}
@@ -114,3 +118,14 @@ def test_enough_callers_for_the_largest_batches(monkeypatch: pytest.MonkeyPatch)
     found, server = calibrated(monkeypatch, most=256, limit=256)
     assert found.times.most == 256
     assert max(server.callers) == 512
+
+
+def test_a_measurement_too_short_for_an_answer_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is not to blame, and no rate is 0."""
+    load = Load(warmup=0.5, seconds=0.001, connections=1, callers=1)
+    run = Run(SCENARIOS["closed"], load, None, Tally(0.5, 0.001), [], Goals())
+    monkeypatch.setattr(Campaign, "prepare", lambda self: None)
+    monkeypatch.setattr(Campaign, "measure", lambda *_: run)
+    options = Options(parse_target("h:1", 1.0), Wanted("native", "m"), SCENARIOS["closed"], workload.parse_mix("1"))
+    with pytest.raises(ConvserveError, match=r"it answered nothing in 0\.001 s; --duration is too short"):
+        calibration.calibrate(options, 64, 0.002, Progress())
