@@ -145,9 +145,16 @@ class Chunker:
 
 
 def chunks(
-    images: Iterable[ImageLike], options: Options, max_message_bytes: int, max_rows: int = MAX_ROWS
+    images: Iterable[ImageLike],
+    options: Options,
+    max_message_bytes: int,
+    max_rows: int = MAX_ROWS,
+    *,
+    is_stream: bool = False,
 ) -> Iterator[Chunk]:
     """Put images into as few requests as the limits allow, in order. Images are read when their request is made.
+
+    In a stream, an image that cannot be read takes nothing from those before it: their request comes before its error.
 
     Raises:
         InvalidRequestError: something is no image, or too large for a message; names its position.
@@ -155,10 +162,15 @@ def chunks(
     """
     check_many(images)
     chunker = Chunker(options, max_message_bytes, max_rows)
-    for image in images:
-        chunk = chunker.add(load(image, chunker.next_index))
-        if chunk is not None:
+    try:
+        for image in images:
+            chunk = chunker.add(load(image, chunker.next_index))
+            if chunk is not None:
+                yield chunk
+    except Exception:
+        if is_stream and (chunk := chunker.finish()) is not None:
             yield chunk
+        raise
     chunk = chunker.finish()
     if chunk is not None:
         yield chunk

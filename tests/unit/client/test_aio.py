@@ -144,6 +144,28 @@ def test_a_stream_is_read_as_it_is_used(fake: FakeServer) -> None:
     run(test)
 
 
+def test_a_stream_gives_what_came_before_its_source_failed(fake: FakeServer) -> None:
+    """A batch, which is all or nothing, sends no rest of a request."""
+
+    async def source() -> AsyncIterator[bytes]:
+        for value in (1, 2, 3, 4, 5):
+            yield bytes([value])
+        raise KeyError
+
+    async def test() -> None:
+        async with AsyncClient(fake.target) as client:
+            results = client.classify_iter(source(), model="m", batch_size=2)
+            assert [(await anext(results)).index for _ in range(5)] == [1, 2, 3, 4, 5]
+            with pytest.raises(KeyError):
+                await anext(results)
+            fake.requests.clear()
+            with pytest.raises(KeyError):
+                await client.classify_batch(source(), model="m")
+            assert not fake.requests
+
+    run(test)
+
+
 def test_a_stream_that_nobody_ends_ends_with_its_event_loop(fake: FakeServer) -> None:
     """Quietly, and with what it has under way."""
     told: list[dict[str, Any]] = []

@@ -6,7 +6,9 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -334,6 +336,27 @@ def test_a_stream_is_read_as_it_is_used(fake: FakeServer) -> None:
         assert taken <= 100 + 8 * (RPCS_IN_FLIGHT + 1)
         results.close()
         assert [one.index for one in client.classify_iter(iter(images(1, 2)), model="m")] == [1, 2]
+
+
+def test_a_stream_gives_what_came_before_an_image_that_cannot_be_read(fake: FakeServer, tmp_path: Path) -> None:
+    """Or before its source failed. A batch, which is all or nothing, sends no rest of a request."""
+
+    def source(last: Any) -> Iterator[Any]:
+        yield from images(1, 2, 3, 4, 5)
+        if isinstance(last, Exception):
+            raise last
+        yield last
+
+    with Client(fake.target) as client:
+        for last, kind in ((tmp_path / "no.png", OSError), (3, convserve.InvalidRequestError), (KeyError(), KeyError)):
+            results = client.classify_iter(source(last), model="m", batch_size=2)
+            assert [next(results).index for _ in range(5)] == [1, 2, 3, 4, 5]
+            with pytest.raises(kind):
+                next(results)
+        fake.requests.clear()
+        with pytest.raises(KeyError):
+            client.classify_batch(source(KeyError()), model="m")
+        assert not fake.requests
 
 
 @pytest.mark.parametrize("call", ["classify", "classify_batch"])

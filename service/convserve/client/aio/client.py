@@ -249,7 +249,8 @@ class AsyncClient:
         """Classify a stream of images, however long; the results come in the order of the images.
 
         Images are taken from the iterable as results are taken from here: at most five times `batch_size` are held. If
-        an RPC fails, its error is raised after the results before it. `aclose` gives the rest up.
+        an RPC fails, an image cannot be read, or the iterable raises, the error comes after the results before it.
+        `aclose` gives the rest up.
         Arguments and errors are those of `classify_batch`, but:
 
         Args:
@@ -267,7 +268,7 @@ class AsyncClient:
         requests.check_many(images)
         options = Options(model, version, top_k, explain)
         options.check()
-        return self._results(images, options, None, request_id, batch_size, timeout)
+        return self._results(images, options, None, request_id, batch_size, timeout, is_stream=True)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Describe every model of the server with all its versions, sorted by name; those that failed included."""
@@ -322,6 +323,8 @@ class AsyncClient:
         request_id: str | None,
         rows: int,
         timeout: float | None = None,
+        *,
+        is_stream: bool = False,
     ) -> AsyncGenerator[Classification, None]:
         """Send images in chunks, some at a time, and give the results in order.
 
@@ -332,8 +335,18 @@ class AsyncClient:
         trace = tracing.current()
         clock = asyncio.get_running_loop().time
         pending: deque[asyncio.Task[list[Classification]]] = deque()
+        source = _read(images, Chunker(options, self._settings.max_message_bytes, rows), is_stream=is_stream)
+        failure: Exception | None = None
         try:
-            async for chunk in _read(images, Chunker(options, self._settings.max_message_bytes, rows)):
+            while True:
+                try:
+                    chunk = await anext(source, None)
+                except Exception as error:
+                    if not is_stream:
+                        raise
+                    chunk, failure = None, error
+                if chunk is None:
+                    break
                 if len(pending) == RPCS_IN_FLIGHT:
                     for result in await pending.popleft():
                         yield result
@@ -344,21 +357,29 @@ class AsyncClient:
             while pending:
                 for result in await pending.popleft():
                     yield result
+            if failure is not None:
+                raise failure
         finally:
+            failure = None
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
 
 async def _read(
-    images: Iterable[ImageLike] | AsyncIterable[ImageLike], chunker: Chunker
+    images: Iterable[ImageLike] | AsyncIterable[ImageLike], chunker: Chunker, *, is_stream: bool
 ) -> AsyncGenerator[Chunk, None]:
-    """Read images and put them into requests. Each is read when its request is made."""
+    """Read images and put them into requests, as `requests.chunks` does."""
     requests.check_many(images)
-    async for image in _each(images):
-        chunk = chunker.add(await _load(image, chunker.next_index))
-        if chunk is not None:
+    try:
+        async for image in _each(images):
+            chunk = chunker.add(await _load(image, chunker.next_index))
+            if chunk is not None:
+                yield chunk
+    except Exception:
+        if is_stream and (chunk := chunker.finish()) is not None:
             yield chunk
+        raise
     chunk = chunker.finish()
     if chunk is not None:
         yield chunk

@@ -247,7 +247,8 @@ class Client:
         """Classify a stream of images, however long; the results come in the order of the images.
 
         Images are taken from the iterable as results are taken from here: at most five times `batch_size` are held. If
-        an RPC fails, its error is raised after the results before it. Close the iterator to give the rest up.
+        an RPC fails, an image cannot be read, or the iterable raises, the error comes after the results before it.
+        Close the iterator to give the rest up.
         Arguments and errors are those of `classify_batch`, but:
 
         Args:
@@ -265,7 +266,7 @@ class Client:
         requests.check_many(images)
         options = Options(model, version, top_k, explain)
         options.check()
-        return self._iterate(self._chunks(images, options, None, request_id, batch_size, timeout))
+        return self._iterate(self._chunks(images, options, None, request_id, batch_size, timeout, is_stream=True))
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Describe every model of the server with all its versions, sorted by name; those that failed included."""
@@ -324,6 +325,8 @@ class Client:
         request_id: str | None,
         rows: int,
         timeout: float | None = None,
+        *,
+        is_stream: bool = False,
     ) -> Generator[list[Classification], None, None]:
         """Send images in chunks, some at a time, and give the results of each in order.
 
@@ -337,8 +340,18 @@ class Client:
             chunk, call = pending.popleft()
             return replies.classifications(call.finish(), chunk.rows)
 
+        source = requests.chunks(images, options, self._settings.max_message_bytes, rows, is_stream=is_stream)
+        failure: Exception | None = None
         try:
-            for chunk in requests.chunks(images, options, self._settings.max_message_bytes, rows):
+            while True:
+                try:
+                    chunk = next(source, None)
+                except Exception as error:
+                    if not is_stream:
+                        raise
+                    chunk, failure = None, error
+                if chunk is None:
+                    break
                 if len(pending) == RPCS_IN_FLIGHT:
                     yield finish()
                 deadline = until if until is not None else time.monotonic() + self._settings.seconds(timeout)
@@ -349,6 +362,9 @@ class Client:
                 pending.append((chunk, call))
             while pending:
                 yield finish()
+            if failure is not None:
+                raise failure
         finally:
+            failure = None
             for _, call in pending:
                 call.cancel()
