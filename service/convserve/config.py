@@ -28,6 +28,9 @@ ENV_PREFIX = "CONVSERVE_"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
+Processes = Annotated[int, msgspec.Meta(ge=1, le=1024)]  # a typing error must not fill the machine with them
+ThreadsOrAuto = Annotated[int, msgspec.Meta(ge=0, le=1024)]
+VersionNumber = Annotated[int, msgspec.Meta(ge=1, lt=10**18)]  # as a version directory can be named
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]  # no clock waits for ever
 GrpcSeconds = Annotated[float, msgspec.Meta(ge=0, le=24 * 86400)]  # gRPC takes milliseconds, as a C int
 GrpcCount = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 2)]  # the largest C int aborts it
@@ -69,7 +72,7 @@ class ModelSettings(_Section, frozen=True, kw_only=True):
     version_policy: str = "latest"
     """Which versions are served: latest, latest:N, all, or specific:N,N. Versions with an alias are served besides.
     In place of a version that cannot be proved, latest serves the next older one."""
-    aliases: dict[str, Count] = {}
+    aliases: dict[str, VersionNumber] = {}
     """Version by alias; requests without a version go to the alias `stable` if it is set. Only in the file."""
     split: dict[str, Annotated[float, msgspec.Meta(ge=0, le=100)]] = {}
     """Percent of the requests without a version that go to an alias, chosen by request id. Only in the file."""
@@ -179,7 +182,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     """gRPC port. 0: any free one, told in the JSON line on stdout."""
     http_port: Port = 8002
     """Port of /metrics, /livez and /readyz. 0: any free one."""
-    workers: Literal["auto"] | Count = 1
+    workers: Literal["auto"] | Processes = 1
     """Processes that share the port, each with its own copy of the models. auto: one for each core to use."""
     worker_timeout: Seconds = 30.0
     """Seconds after which a process counts as hung: one batch has been running for so long, or one of several workers
@@ -193,7 +196,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     """gRPC port where LoadModel, UnloadModel and SetAlias are answered, beside the rest. 0: any free one. off: none."""
     admin_host: str = "127.0.0.1"
     """Address of admin_port. One that other machines reach needs tokens for admin methods, or clients' certificates."""
-    intra_op_threads: CountOrAuto = 0
+    intra_op_threads: ThreadsOrAuto = 0
     """Threads that compute one batch, in each worker. 0: the cores to use, shared out among the workers."""
     fast_lane: bool = True
     """Whether Classify, ModelInfer and Predict are answered by a loop of their own, which is about twice as fast. It
@@ -404,4 +407,4 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _decode_path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"cannot read {kind} from {value!r}")
+    raise TypeError(f"Expected `str`, got `{type(value).__name__}`")

@@ -54,6 +54,8 @@ def test_models_override_the_common_section(tmp_path: Path) -> None:
         (["--limits-max-connection-age", "2592000"], {}, "--limits-max-connection-age is '2592000': Expected"),
         (["--limits-max-connections", "9999999999"], {}, "--limits-max-connections is '9999999999': Expected"),
         (["--limits-max-connections", str(2**31 - 1)], {}, "--limits-max-connections is '2147483647': Expected"),
+        (["--workers", "99999"], {}, "--workers is '99999': Expected `int` <= 1024"),
+        (["--intra-op-threads", "4294967296"], {}, "--intra-op-threads is '4294967296': Expected `int` <= 1024"),
         (["--config", "nowhere.toml"], {}, "nowhere.toml cannot be read"),
     ],
 )
@@ -101,6 +103,8 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str) -> None:
         (b"model = 3", "model is 3; it must be a table, [model]"),
         (b"port = 1 # \xff", "is not valid TOML"),
         (b"[drain]\ntimeout = inf", "`$.drain.timeout`"),
+        (b"model_repository = 5", "Expected `str`, got `int` - at `$.model_repository`"),
+        (b"[model]\naliases = {stable = 9999999999999999999}", "`$.model.aliases[...]`"),
     ],
 )
 def test_a_file_of_the_wrong_kind_is_explained(tmp_path: Path, text: bytes, message: str) -> None:
