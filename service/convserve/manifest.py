@@ -23,7 +23,7 @@ INPUT_NAME = "image"
 LOGITS_NAME = "logits"
 PROBABILITIES_NAME = "probabilities"
 
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # what a message can hold
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -267,7 +267,7 @@ def parse(directory: Path, content: bytes) -> Manifest:
     """
     try:
         return msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{directory / MANIFEST_FILE}: not a valid manifest: {error}") from error
 
 

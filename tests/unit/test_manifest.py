@@ -53,6 +53,7 @@ def test_a_missing_file_is_named(repository: Path) -> None:
         ({"model": "../etc"}, r"at `$.model`"),
         ({"labels": ["one"]}, r"at `$.labels`"),
         ({"files": {}}, "files does not list model.onnx"),
+        ({"input": {"height": 2**63, "width": 1, "channels": 1}}, "at `$.input.height`"),
     ],
 )
 def test_a_wrong_manifest_is_refused(repository: Path, change: dict[str, object], message: str) -> None:
@@ -85,6 +86,16 @@ def test_statistics_that_nothing_can_be_compared_with_are_refused(
     with pytest.raises(ArtifactError) as refused:
         m.read(path.parent)
     assert message in str(refused.value)
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_refused(repository: Path) -> None:
+    """As damaged, wherever it is read."""
+    path = repository / "stripes/1" / m.MANIFEST_FILE
+    tree = json.loads(path.read_text())
+    tree["training"]["config"] = "HERE"
+    path.write_text(json.dumps(tree).replace('"HERE"', '{"a":' * 5000 + "1" + "}" * 5000))
+    with pytest.raises(ArtifactError, match="not a valid manifest"):
+        m.read(path.parent)
 
 
 def test_files_outside_the_version_are_refused(repository: Path) -> None:
