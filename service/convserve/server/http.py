@@ -66,7 +66,7 @@ class HttpServer:
                     ready = is_ready()
                     self._answer(200 if ready else 503, b"ok\n" if ready else b"not ready\n")
                 elif path == "/metrics":
-                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                    encode, content_type = _encoder(self.headers.get("Accept", ""))
                     self._answer(200, encode(registry), content_type)
                 else:
                     self._answer(404, b"not here; try /metrics, /livez or /readyz\n")
@@ -104,6 +104,14 @@ class HttpServer:
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """What writes `/metrics` in a form that the caller accepts, and that form's content type."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no version
+        return choose_encoder("")
 
 
 class _Listener(ThreadingHTTPServer):

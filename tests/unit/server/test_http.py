@@ -52,6 +52,18 @@ def test_head_is_get_without_the_body() -> None:
         connection.close()
 
 
+def test_an_accept_header_that_makes_no_sense_gets_the_usual_form(capfd: pytest.CaptureFixture[str]) -> None:
+    """The caller had no answer, and the log a traceback each time."""
+    with serving() as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text;version=x"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Content-Type", "").partition(";")[0]) == (200, "text/plain")
+        assert b"convserve_ready 1.0" in answer.read()
+        connection.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_who_asks_a_byte_at_a_time_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte is in time for the socket; the request as a whole is not, and would hold a thread for days."""
     monkeypatch.setattr(ours, "_SECONDS_TO_ASK", 0.4)
