@@ -36,7 +36,7 @@ GrpcSeconds = Annotated[float, msgspec.Meta(ge=0, le=24 * 86400)]  # gRPC takes 
 GrpcCount = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 2)]  # the largest C int aborts it
 
 
-LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
+LOOPBACK = ("127.0.0.1", "[::1]", "::1", "localhost")
 """Addresses that only this machine reaches."""
 
 

@@ -44,7 +44,8 @@ def bind(server: grpc.Server, setting: str, host: str, port: int, certificates: 
     Raises:
         ConfigError: the address cannot be bound, which names `setting`; or the certificates cannot be read.
     """
-    address = f"{host}:{port}"
+    bare = ":" in host and not host.startswith("[")  # gRPC takes ::1:8001 for an address of version 6 without a port
+    address = f"[{host}]:{port}" if bare else f"{host}:{port}"
     credentials = certificates.credentials() if certificates else None
     try:
         return (
