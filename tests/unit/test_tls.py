@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from convserve.config import TlsSettings
@@ -23,6 +26,8 @@ from support.certificates import Authority, pem_key
         ("good", "other", r"tls.key_file: .* is not the key of the first certificate"),
         ("good", "encrypted", r"tls.key_file: .* is encrypted"),
         ("ed25519", "ed25519", r"tls.cert_file: the key of .* is neither RSA nor ECDSA"),
+        ("koblitz", "koblitz", r"tls.cert_file: the key of .* is neither RSA nor ECDSA on P-256"),
+        ("unknown", "good", r"tls.cert_file: the key of .* cannot be read"),
     ],
 )
 def test_files_that_do_not_fit_end_the_start(tmp_path: Path, cert: str, key: str, words: str) -> None:
@@ -31,11 +36,15 @@ def test_files_that_do_not_fit_end_the_start(tmp_path: Path, cert: str, key: str
     authority = Authority("authority")
     good = authority.sign("server", key=own)
     edwards = authority.sign("server", key=ed25519.Ed25519PrivateKey.generate())
+    koblitz = authority.sign("server", key=ec.generate_private_key(ec.SECP256K1()))
     contents = {
         ("cert", "good"): good.cert,
         ("cert", "key"): good.key,
         ("cert", "ed25519"): edwards.cert,
         ("key", "ed25519"): edwards.key,
+        ("cert", "koblitz"): koblitz.cert,
+        ("key", "koblitz"): koblitz.key,
+        ("cert", "unknown"): on_unknown_curve(good.cert),
         ("key", "good"): good.key,
         ("key", "cert"): good.cert,
         ("key", "other"): authority.sign("other").key,
@@ -47,6 +56,14 @@ def test_files_that_do_not_fit_end_the_start(tmp_path: Path, cert: str, key: str
     settings = TlsSettings(cert_file=str(tmp_path / "cert"), key_file=str(tmp_path / "key"))
     with pytest.raises(ConfigError, match=words):
         Certificates(settings).credentials()
+
+
+def on_unknown_curve(certificate: bytes) -> bytes:
+    """The same certificate, if its key were on a curve that nobody knows."""
+    body = x509.load_pem_x509_certificate(certificate).public_bytes(serialization.Encoding.DER)
+    secp256r1 = bytes.fromhex("2a8648ce3d030107")
+    changed = base64.encodebytes(body.replace(secp256r1, secp256r1[:-1] + b"\x63"))
+    return b"-----BEGIN CERTIFICATE-----\n" + changed + b"-----END CERTIFICATE-----\n"
 
 
 def test_authorities_for_clients_must_be_certificates(tmp_path: Path) -> None:

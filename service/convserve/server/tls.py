@@ -21,6 +21,9 @@ from convserve.server.watched import Watched
 
 log = structlog.get_logger(__name__)
 
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+"""P-256, P-384 and P-521."""
+
 
 class Certificates:
     """Certificate and key of the server, as files. Thread-safe.
@@ -68,11 +71,7 @@ class Certificates:
         cert = _bytes_of("tls.cert_file", settings.cert_file)
         key = _bytes_of("tls.key_file", settings.key_file)
         chain = _certificates("tls.cert_file", settings.cert_file, cert)
-        if not isinstance(chain[0].public_key(), RSAPublicKey | EllipticCurvePublicKey):
-            raise ConfigError(
-                f"tls.cert_file: the key of {settings.cert_file} is neither RSA nor ECDSA; gRPC's TLS knows no other"
-            )
-        if chain[0].public_key() != _private_key(settings.key_file, key).public_key():
+        if _public_key(settings.cert_file, chain[0]) != _private_key(settings.key_file, key).public_key():
             raise ConfigError(
                 f"tls.key_file: {settings.key_file} is not the key of the first certificate in {settings.cert_file}"
             )
@@ -96,6 +95,18 @@ def _certificates(setting: str, path: str, content: bytes) -> list[x509.Certific
         return x509.load_pem_x509_certificates(content)
     except ValueError as error:
         raise ConfigError(f"{setting}: {path} holds no certificates in PEM form") from error
+
+
+def _public_key(path: str, certificate: x509.Certificate) -> RSAPublicKey | EllipticCurvePublicKey:
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"tls.cert_file: the key of {path} cannot be read ({error})") from error
+    if isinstance(key, RSAPublicKey) or (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES):
+        return key
+    raise ConfigError(
+        f"tls.cert_file: the key of {path} is neither RSA nor ECDSA on P-256, P-384 or P-521; gRPC's TLS knows no other"
+    )
 
 
 def _private_key(path: str, content: bytes) -> PrivateKeyTypes:
