@@ -139,6 +139,13 @@ def test_the_test_above_knows_every_method(channel: grpc.Channel) -> None:
         assert {method.name for method in methods} <= set(DIALECTS[service])  # some are answered and not shown
 
 
+def test_a_path_that_is_none_is_no_method(server: servers.ServerProcess, channel: grpc.Channel) -> None:
+    """Nor does the log fill with tracebacks."""
+    for path in ("foo", "*", "/foo"):
+        assert code_of(channel, path)[0] is grpc.StatusCode.UNIMPLEMENTED
+    assert "Traceback" not in server.log
+
+
 def test_the_clients_bring_their_token(server: servers.ServerProcess) -> None:
     """The client's errors say which of the two it is."""
     image = versions.random_images(1)[0]

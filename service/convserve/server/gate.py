@@ -34,7 +34,7 @@ class _Gate(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
         """Let a call through, or put a refusal in the place of its method."""
-        group = _GROUPS.get(handler_call_details.method.split("/")[1])
+        group = _GROUPS.get(handler_call_details.method[1:].partition("/")[0])
         if group is not None:
             try:
                 self._access.check(group, handler_call_details.invocation_metadata)
