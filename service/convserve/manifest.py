@@ -7,6 +7,7 @@ the whole directory.
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -311,9 +312,9 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
     """
     for name, expected in manifest.files.items():
         path = directory / name
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ArtifactError(f"{path}: is no file; the manifest lists it as one")
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+                raise ArtifactError(f"{path}: is no file; the manifest lists it as one")
             actual = sha256_file(path)
         except OSError as error:
             raise ArtifactError(f"{path}: cannot be read ({error.strerror}); the manifest lists it") from error

@@ -108,6 +108,15 @@ def test_files_outside_the_version_are_refused(repository: Path) -> None:
         m.read(path.parent)
 
 
+def test_a_name_that_no_file_can_have_is_damage(repository: Path) -> None:
+    """Looking whether it is there is an error of its own."""
+    directory = repository / "stripes/1"
+    manifest, _ = m.read(directory)
+    manifest.files["x" * 300] = "0" * 64
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        m.verify_files(directory, manifest)
+
+
 def test_half_a_manifest_is_refused(repository: Path) -> None:
     """A truncated file is an error, not a crash."""
     path = repository / "stripes/1" / m.MANIFEST_FILE
