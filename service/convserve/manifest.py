@@ -6,8 +6,11 @@ the whole directory.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -255,7 +258,7 @@ def read_bytes(directory: Path) -> bytes:
     """
     path = directory / MANIFEST_FILE
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -293,8 +296,26 @@ def write(directory: Path, manifest: Manifest) -> None:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file of a version, as `open_file` opens it."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file of a version for reading.
+
+    What is no file is an OSError, also where a file was when somebody looked: a pipe would be waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file")
+    return os.fdopen(descriptor, "rb")
 
 
 def digest_files(directory: Path) -> dict[str, str]:

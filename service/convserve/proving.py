@@ -19,7 +19,7 @@ import numpy as np
 from convserve.arrays import Images, Logits, Probabilities
 from convserve.batching import BatchTimes
 from convserve.errors import ArtifactError
-from convserve.manifest import GOLDEN_FILE, Manifest
+from convserve.manifest import GOLDEN_FILE, Manifest, read_file
 from convserve.runtimes import Runtime
 
 _TIMED_RUNS, _TIMED_SECONDS = 5, 0.05
@@ -45,7 +45,7 @@ def read_golden(directory: Path, manifest: Manifest) -> GoldenVectors:
     """
     path = directory / GOLDEN_FILE
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as arrays:
             golden = GoldenVectors(arrays["image"], arrays["logits"], arrays["probabilities"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{path}: cannot be read as golden vectors: {error}") from error

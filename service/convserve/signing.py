@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from convserve.errors import ArtifactError, ConfigError
-from convserve.manifest import MANIFEST_FILE, SIGNATURE_FILE
+from convserve.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_file
 
 _PUBLIC_KEY = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 
@@ -87,7 +87,7 @@ class Verifier:
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
                 raise ArtifactError(f"{path}: is no file; this server takes signed versions only")
-            signature = path.read_bytes()
+            signature = read_file(path)
         except OSError as error:
             raise ArtifactError(
                 f"{path}: cannot be read ({error.strerror}); this server takes signed versions only"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from convserve import manifest as m
+from convserve import proving
 from convserve.errors import ArtifactError
+from convserve.runtimes import open_runtime
 from support import versions
 
 
@@ -115,6 +118,21 @@ def test_a_name_that_no_file_can_have_is_damage(repository: Path) -> None:
     manifest.files["x" * 300] = "0" * 64
     with pytest.raises(ArtifactError, match="cannot be read"):
         m.verify_files(directory, manifest)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(repository: Path) -> None:
+    """Also when it came after somebody looked: seconds pass between a look at the repository and a version's turn."""
+    directory = repository / "stripes/1"
+    manifest, _ = m.read(directory)
+    for name in (m.MANIFEST_FILE, m.GOLDEN_FILE, m.ONNX_FILE):
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+    with pytest.raises(ArtifactError, match=r"manifest\.json: cannot be read \(it is no file\)"):
+        m.read(directory)
+    with pytest.raises(ArtifactError, match=r"golden\.npz: cannot be read"):
+        proving.read_golden(directory, manifest)
+    with pytest.raises(ArtifactError, match=r"model\.onnx: cannot be read"):
+        open_runtime(directory, manifest)
 
 
 def test_half_a_manifest_is_refused(repository: Path) -> None:

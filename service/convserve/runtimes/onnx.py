@@ -16,7 +16,7 @@ from convserve.arrays import Images
 from convserve.batching import Outputs
 from convserve.devices import Device
 from convserve.errors import ArtifactError, RuntimeNotInstalledError
-from convserve.manifest import INPUT_NAME, LOGITS_NAME, ONNX_FILE, PROBABILITIES_NAME, Manifest
+from convserve.manifest import INPUT_NAME, LOGITS_NAME, ONNX_FILE, PROBABILITIES_NAME, Manifest, read_file
 
 ort.disable_telemetry_events()  # for builds that do not read the variable
 ort.set_default_logger_severity(3)  # errors only: its warnings speak to people who build graphs
@@ -165,7 +165,7 @@ def _provider(device: Device) -> tuple[str, dict[str, Any]]:
 def _read_proved(path: Path, expected: str) -> bytes:
     """Read a file whose SHA-256 must be `expected`."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
     actual = hashlib.sha256(content).hexdigest()
