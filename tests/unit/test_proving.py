@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +44,25 @@ def test_the_runtime_computes_what_numpy_does(directory: Path) -> None:
     _, runtime = load(directory)
     images = versions.random_images(7, seed=5)
     assert np.allclose(runtime.run(images).probabilities, versions.reference(images), atol=1e-6)
+
+
+def saved(array: np.ndarray[Any, Any]) -> bytes:
+    """One array as NumPy saves it, without the archive around it."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("damage", ["empty", "array", "middle"])
+def test_a_golden_file_of_another_kind_is_told(directory: Path, damage: str) -> None:
+    """Each of these is another class of error, of NumPy, Python or zlib."""
+    path = directory / m.GOLDEN_FILE
+    np.savez_compressed(path, image=np.arange(10_000))
+    packed = path.read_bytes()
+    middle = packed[:100] + bytes(100) + packed[200:]
+    path.write_bytes({"empty": b"", "array": saved(np.zeros(3)), "middle": middle}[damage])
+    with pytest.raises(ArtifactError, match="cannot be read as golden vectors"):
+        proving.read_golden(directory, m.read(directory)[0])
 
 
 def test_other_weights_are_found(directory: Path) -> None:
