@@ -248,6 +248,15 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.")]
 """
 
 
+def test_a_variable_that_makes_no_sense_ends_the_start(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sentence; OpenTelemetry raises whatever its reading raises."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[bad")
+    ended = servers.run_to_end(repository, "--traces", "otlp")
+    assert ended.returncode == 1
+    assert "a variable OTEL_... holds what OpenTelemetry cannot read: Invalid IPv6 URL" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     """And as long as traces are off, nothing of OpenTelemetry is imported."""
     for traces, words in (("otlp", "RuntimeNotInstalledError traces are on"), ("off", "ConfigError model_repository")):

@@ -27,7 +27,7 @@ import grpc
 import convserve
 from convserve.batching import BatchRun, Trace
 from convserve.clock import monotonic
-from convserve.errors import RuntimeNotInstalledError
+from convserve.errors import ConfigError, RuntimeNotInstalledError
 
 try:
     from opentelemetry import propagate, trace
@@ -161,10 +161,17 @@ class Tracing:
 
 
 def open_tracing(exporter: Literal["otlp", "console"]) -> Tracing:
-    """Tracing that sends spans to a collector, or writes them to stderr, one JSON line each."""
-    if exporter == "otlp":
-        return Tracing(BatchSpanProcessor(OTLPSpanExporter()))
-    return Tracing(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr, formatter=_line)))
+    """Tracing that sends spans to a collector, or writes them to stderr, one JSON line each.
+
+    Raises:
+        ConfigError: one of OpenTelemetry's own variables makes no sense to it.
+    """
+    try:
+        if exporter == "otlp":
+            return Tracing(BatchSpanProcessor(OTLPSpanExporter()))
+        return Tracing(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr, formatter=_line)))
+    except ValueError as error:
+        raise ConfigError(f"traces: a variable OTEL_... holds what OpenTelemetry cannot read: {error}") from error
 
 
 def _line(span: ReadableSpan) -> str:
