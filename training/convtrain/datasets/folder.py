@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 MAX_PIXELS = 100_000_000
 TEST_SHARE = 0.2
 """Share of each label's images that is held out to test on, where the folder itself does not divide them."""
+NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control characters, bytes that are no UTF-8, and separators of lines and paragraphs."""
 DECODER = 1
 """Raised when decoding changes, so that cached pixels are made anew."""
 
@@ -55,7 +59,7 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
         raise DatasetError(f"{root}: only the label {labels[0]}; a classifier needs at least two")
     # What was decoded, from which files, how: two sets with the same fingerprint have the same pixels.
     content = _fingerprint([*train_paths, *test_paths], root, spec, policy)
-    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     cached = cache / f"folder-{place}-{spec.height}x{spec.width}x{spec.channels}.npz"
     images = _read_cached(cached, content, len(train_paths) + len(test_paths), spec)
     if images is None:
@@ -90,6 +94,8 @@ def _list_splits(root: Path) -> tuple[list[str], list[Path], list[Path]]:
     test = [paths[index] for index in sorted(held_out)]
     if missing := set(labels) - {path.parent.name for path in train}:
         raise DatasetError(f"{root / min(missing)}: holds too few images to train and to test on")
+    if not test:
+        raise DatasetError(f"{root}: holds {len(paths)} images, too few to hold out a fifth of them to test on")
     return labels, train, test
 
 
@@ -105,6 +111,11 @@ def _list(split: Path, root: Path) -> tuple[list[str], list[Path]]:
         raise DatasetError(f"{split}: is empty; wanted is one folder of images for each label")
     paths = []
     for label in labels:
+        if any(unicodedata.category(character) in NOT_IN_LABELS for character in label):
+            raise DatasetError(
+                f"{split}: the folder {label!r} cannot be a label; wanted is UTF-8 without line breaks or other control "
+                "characters"
+            )
         if not (split / label).is_dir():
             raise DatasetError(f"{split / label}: is not a folder; wanted is one folder of images for each label")
         found = sorted(entry for entry in (split / label).iterdir() if not entry.name.startswith("."))
@@ -122,7 +133,7 @@ def _fingerprint(paths: Sequence[Path], root: Path, spec: InputSpec, policy: Dec
     sha256 = hashlib.sha256(json.dumps([DECODER, msgspec.to_builtins(spec), msgspec.to_builtins(policy)]).encode())
     for path in paths:
         status = path.stat()
-        sha256.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        sha256.update(os.fsencode(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return sha256.hexdigest()
 
 

@@ -97,6 +97,39 @@ def test_a_folder_without_splits_is_divided(tmp_path: Path) -> None:
         load_folder(root)
 
 
+def test_something_must_be_left_to_test_on(tmp_path: Path) -> None:
+    """A fifth of two images is none."""
+    root = tmp_path / "pets"
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        Image.new("RGB", (6, 5)).save(root / label / "0.png")
+    with pytest.raises(DatasetError, match="pets: holds 2 images, too few to hold out a fifth of them"):
+        load_folder(root)
+
+
+def test_files_may_have_any_names(image_folder: Path) -> None:
+    """Also such as are no UTF-8, as archives of other systems unpack to."""
+    os.rename(image_folder / "train/cat/0.png", os.fsencode(image_folder) + b"/train/cat/caf\xe9.png")
+    assert load_folder(image_folder).train.images[:, 0, 0, 0].tolist() == [1, 2, 0, 10, 11, 12]
+    assert load_folder(image_folder).train.images[:, 0, 0, 0].tolist() == [1, 2, 0, 10, 11, 12]
+
+
+@pytest.mark.parametrize("name", [b"c\xe9", b"c\nat", b"cat\x1b[31m", "c\u2028at".encode()])
+def test_labels_are_text_of_one_line(image_folder: Path, name: bytes) -> None:
+    """Files of labels have one in each line, and manifests are UTF-8."""
+    for split in (b"/train", b"/test"):
+        os.rename(os.fsencode(image_folder) + split + b"/cat", os.fsencode(image_folder) + split + b"/" + name)
+    with pytest.raises(DatasetError, match="cannot be a label; wanted is UTF-8 without line breaks"):
+        load_folder(image_folder)
+
+
+def test_labels_of_all_languages_are_fine(image_folder: Path) -> None:
+    """Spaces and invisible joiners are part of words."""
+    for split in ("train", "test"):
+        (image_folder / split / "cat").rename(image_folder / split / "گربه\u200cها a")
+    assert load_folder(image_folder).labels == ("dog", "گربه\u200cها a")
+
+
 def test_hidden_files_do_not_count(image_folder: Path) -> None:
     """What file managers leave behind is no error."""
     (image_folder / "train/.DS_Store").write_bytes(b"x")
