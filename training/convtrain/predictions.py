@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from convserve.arrays import Images, Logits, Probabilities
 from convserve.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME
 from convtrain import backend
+from convtrain.errors import ExportError
 
 MAX_BATCH = 500
 MAX_BATCH_PIXELS = MAX_BATCH * 64 * 64
@@ -86,6 +88,17 @@ def onnx_session(path: Path) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def onnx_errors(path: Path) -> Iterator[None]:
+    """What onnxruntime raises of a file, in classes of its own that share no base, is an `ExportError` outside."""
+    try:
+        yield
+    except (ImportError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise ExportError(f"{path}: onnxruntime cannot run it: {error}") from error
 
 
 def _in_batches(run: Callable[[Images], tuple[Logits, Probabilities]], images: Images) -> Predictions:

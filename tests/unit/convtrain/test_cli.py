@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
 from convserve import manifest
-from convtrain import progress
+from convtrain import files, progress
 from convtrain.cli import run, steps
 from convtrain.cli.steps import command_text
 from support import versions
@@ -141,6 +143,51 @@ def test_a_version_is_inspected(repository: Path, capsys: pytest.CaptureFixture[
     versions.seal(directory)
     assert run(["inspect", str(directory)]) == 1
     assert "golden.npz: replayed on this CPU, a probability differs by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["inspect", "table"])
+@pytest.mark.parametrize(
+    ("name", "damaged", "why"),
+    [
+        ("model.onnx", b"no model", "model.onnx: onnxruntime cannot run it: "),
+        ("golden.npz", b"no arrays", "golden.npz: cannot be read as golden vectors: "),
+        ("golden.npz", {}, "golden.npz: cannot be read as golden vectors: "),
+        ("golden.npz", {"image": np.empty((0, 8, 8, 1), np.uint8), "probabilities": np.empty(0)}, "golden.npz: holds "),
+        ("golden.npz", {"image": np.empty(3, np.uint8), "probabilities": np.empty(0)}, "golden.npz: holds "),
+    ],
+)
+def test_a_version_sealed_as_it_is_and_damaged_is_said_to_be(
+    repository: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    name: str,
+    damaged: bytes | files.Arrays,
+    why: str,
+) -> None:
+    """Other programs make versions too, whose digests are right and whose files are not."""
+    path = repository / "stripes/1" / name
+    if isinstance(damaged, bytes):
+        path.write_bytes(damaged)
+    else:
+        files.write_arrays(path, damaged)
+    (path.parent / manifest.MANIFEST_FILE).unlink()
+    versions.seal(path.parent)
+    assert run([command, str(path.parent if command == "inspect" else repository)]) == 1
+    assert why in capsys.readouterr().err
+
+
+def test_a_manifest_without_what_is_shown_is_said_to_be(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The format asks for a table of figures, and not for what is in it."""
+    directory = repository / "stripes/1"
+    content, _ = manifest.read(directory)
+    golden = msgspec.structs.replace(content.golden, tolerances={"cuda": 1e-4})
+    manifest.write(directory, msgspec.structs.replace(content, golden=golden))
+    assert run(["inspect", str(directory)]) == 1
+    assert "manifest.json: golden.tolerances has nothing for cpu" in capsys.readouterr().err
+    for name in ("metrics", "parity"):
+        manifest.write(directory, msgspec.structs.replace(content, **{name: {}}))
+        assert run(["table", str(repository)]) == 1
+        assert f"manifest.json: holds no {name}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["tensorflow", "tf2onnx", "onnxruntime"])

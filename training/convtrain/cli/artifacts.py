@@ -13,11 +13,11 @@ import numpy as np
 from convserve import manifest
 from convserve.errors import ArtifactError
 from convserve.images import decode
-from convserve.manifest import GOLDEN_FILE, ONNX_FILE, Manifest
-from convtrain import feature_maps, files
+from convserve.manifest import GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, Manifest
+from convtrain import feature_maps, files, golden
 from convtrain.datasets.folder import MAX_PIXELS
 from convtrain.errors import ExportError
-from convtrain.predictions import from_onnx
+from convtrain.predictions import from_onnx, onnx_errors
 
 
 def inspect(options: argparse.Namespace, _: Sequence[str]) -> None:
@@ -81,15 +81,21 @@ def replay(directory: Path, content: Manifest) -> float:
     """Run the golden images in onnxruntime on the CPU. Returns the largest difference of a probability.
 
     Raises:
-        ArtifactError: it is larger than the manifest accepts.
+        ArtifactError: it is larger than the manifest accepts, or the golden file is damaged.
+        ExportError: onnxruntime cannot run the file.
     """
-    path = directory / GOLDEN_FILE
-    with np.load(path, allow_pickle=False) as golden:
-        images, expected = golden["image"], golden["probabilities"]
-    difference = float(np.abs(from_onnx(directory / ONNX_FILE, images).probabilities - expected).max())
-    if not difference <= content.golden.tolerances["cpu"]:
+    path, accepted = directory / GOLDEN_FILE, content.golden.tolerances.get("cpu")
+    if accepted is None:
+        raise ArtifactError(f"{directory / MANIFEST_FILE}: golden.tolerances has nothing for cpu")
+    images, expected = golden.read(directory, content)
+    with onnx_errors(directory / ONNX_FILE):
+        found = from_onnx(directory / ONNX_FILE, images).probabilities
+    if found.shape != expected.shape:
+        raise ArtifactError(f"{path}: replayed, probabilities are {found.shape}, expected {expected.shape}")
+    difference = float(np.abs(found - expected).max())
+    if not difference <= accepted:
         raise ArtifactError(
             f"{path}: replayed on this CPU, a probability differs by {difference:.3g}; the manifest accepts "
-            f"{content.golden.tolerances['cpu']:g}"
+            f"{accepted:g}"
         )
     return difference

@@ -13,11 +13,12 @@ import msgspec
 
 from convserve import manifest
 from convserve.errors import ArtifactError
-from convserve.manifest import GOLDEN_FILE, ONNX_FILE, Manifest
-from convtrain import environment, files, latency, publish
+from convserve.manifest import ONNX_FILE, Manifest
+from convtrain import environment, files, golden, latency, publish
 from convtrain.architectures import Architecture
 from convtrain.errors import ConvtrainError
 from convtrain.layout import lay_out
+from convtrain.predictions import onnx_errors
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
@@ -49,9 +50,13 @@ def _measure(directory: Path) -> dict[str, Any]:
     """Figures of one version: those of its manifest, and latencies of this machine."""
     content, _ = manifest.read(directory)
     manifest.verify_files(directory, content)
-    images = files.read_arrays(directory / GOLDEN_FILE, ["image"])["image"]
-    session = latency.open_session(directory / ONNX_FILE)
-    seconds = latency.compare_runs({"fp32": session}, images)["fp32"]
+    for name, figures in (("metrics.accuracy", "accuracy" in content.metrics), ("parity", content.parity)):
+        if not figures:
+            raise ArtifactError(f"{directory / manifest.MANIFEST_FILE}: holds no {name}, which the table shows")
+    images = golden.read(directory, content).images
+    with onnx_errors(directory / ONNX_FILE):
+        session = latency.open_session(directory / ONNX_FILE)
+        seconds = latency.compare_runs({"fp32": session}, images)["fp32"]
     return {
         "model": content.model,
         "version": content.version,

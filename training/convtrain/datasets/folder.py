@@ -113,8 +113,8 @@ def _list(split: Path, root: Path) -> tuple[list[str], list[Path]]:
     for label in labels:
         if any(unicodedata.category(character) in NOT_IN_LABELS for character in label):
             raise DatasetError(
-                f"{split}: the folder {label!r} cannot be a label; wanted is UTF-8 without line breaks or other control "
-                "characters"
+                f"{split}: the folder {label!r} cannot be a label; wanted is UTF-8 without line breaks or other "
+                "control characters"
             )
         if not (split / label).is_dir():
             raise DatasetError(f"{split / label}: is not a folder; wanted is one folder of images for each label")

@@ -109,7 +109,7 @@ def test_something_must_be_left_to_test_on(tmp_path: Path) -> None:
 
 def test_files_may_have_any_names(image_folder: Path) -> None:
     """Also such as are no UTF-8, as archives of other systems unpack to."""
-    os.rename(image_folder / "train/cat/0.png", os.fsencode(image_folder) + b"/train/cat/caf\xe9.png")
+    (image_folder / "train/cat/0.png").rename(image_folder / "train/cat" / os.fsdecode(b"caf\xe9.png"))
     assert load_folder(image_folder).train.images[:, 0, 0, 0].tolist() == [1, 2, 0, 10, 11, 12]
     assert load_folder(image_folder).train.images[:, 0, 0, 0].tolist() == [1, 2, 0, 10, 11, 12]
 
@@ -117,8 +117,8 @@ def test_files_may_have_any_names(image_folder: Path) -> None:
 @pytest.mark.parametrize("name", [b"c\xe9", b"c\nat", b"cat\x1b[31m", "c\u2028at".encode()])
 def test_labels_are_text_of_one_line(image_folder: Path, name: bytes) -> None:
     """Files of labels have one in each line, and manifests are UTF-8."""
-    for split in (b"/train", b"/test"):
-        os.rename(os.fsencode(image_folder) + split + b"/cat", os.fsencode(image_folder) + split + b"/" + name)
+    for split in ("train", "test"):
+        (image_folder / split / "cat").rename(image_folder / split / os.fsdecode(name))
     with pytest.raises(DatasetError, match="cannot be a label; wanted is UTF-8 without line breaks"):
         load_folder(image_folder)
 
