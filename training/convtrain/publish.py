@@ -46,6 +46,8 @@ from convtrain.variants import FILES, VariantRecord, golden_tolerance
 GOLDEN_IMAGES = 64
 STAGING_PREFIX = ".staging-"
 STALE_SECONDS = 60
+LARGEST_VERSION = 10**18 - 1
+"""What servers look for: numbers of up to 18 digits, which fit into the 64 bits of every protocol."""
 GOLDEN_TOLERANCES = {"cpu": 1e-5, "cuda": 1e-4}
 
 
@@ -80,13 +82,18 @@ def check_place(record: RunRecord, repository: Path) -> Path:
         The model's directory, which need not exist yet.
 
     Raises:
-        PublishError: the model's versions so far have other labels or another input, or the repository cannot be
-            written.
+        PublishError: the model's versions so far have other labels or another input, no number is left to follow
+            them, or the repository cannot be written.
     """
     model_directory = repository / record.preset.model
     existing = next(path for path in (model_directory, *model_directory.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise PublishError(f"{model_directory}: cannot be written, {existing} is not a directory that may be")
+    if (highest := max(versions(model_directory), default=0)) >= LARGEST_VERSION:
+        raise PublishError(
+            f"{model_directory / str(highest)}: no version can follow, servers take numbers of up to 18 digits; rename "
+            "it, or publish into another --model-repository"
+        )
     _check_continuity(model_directory, record)
     return model_directory
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from convserve import manifest, proving
+from convserve import manifest, proving, repository
 from convserve.manifest import DecodePolicy, InputSpec, Parity, VariantTrial
 from convserve.runtimes.onnx import OnnxRuntime
 from convserve.tensorflow_serving.v1 import prediction_log_pb2
@@ -327,6 +327,19 @@ def test_a_repository_that_cannot_be_written_is_named(finished: Finished, tmp_pa
     """And that is known before training."""
     (tmp_path / "models").write_text("a file")
     with pytest.raises(PublishError, match=r"models/stripes: cannot be written"):
+        publish.check_place(finished.record, tmp_path / "models")
+
+
+def test_a_number_that_no_server_takes_is_not_given(finished: Finished, tmp_path: Path) -> None:
+    """Publishing says so, where every server would pass over the version without a word."""
+    model = tmp_path / "models/stripes"
+    (model / "999999999999999998").mkdir(parents=True)
+    assert publish.publish(finished, tmp_path / "models").name == "999999999999999999"
+    assert list(repository.scan(tmp_path / "models")["stripes"]) == [999999999999999999]
+    with pytest.raises(PublishError, match="stripes/999999999999999999: no version can follow"):
+        publish.publish(finished, tmp_path / "models")
+    (model / "1763800000000000000").mkdir()
+    with pytest.raises(PublishError, match="stripes/1763800000000000000: no version can follow"):
         publish.check_place(finished.record, tmp_path / "models")
 
 
