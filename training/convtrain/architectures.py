@@ -10,9 +10,11 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+LARGEST_WHOLE = 2**31 - 1
+"""Whole numbers end here, as those of the libraries do."""
+PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_WHOLE)]
 Size: TypeAlias = int | tuple[int, int]
-"""One number for both directions, or (height, width); at least 1."""
+"""One number for both directions, or (height, width); at least 1. `layout.py` checks it: msgspec crashes on limits."""
 Padding: TypeAlias = Literal["valid", "same"]
 Activation: TypeAlias = Literal["linear", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 LARGEST = 3.4e38

@@ -6,11 +6,11 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from convtrain.architectures import LARGEST
+from convtrain.architectures import LARGEST, LARGEST_WHOLE, PositiveInt
 
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
 Pixels = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
+WholePixels = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_WHOLE)]
 
 
 class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,9 +100,9 @@ class Augmentation(_Config, frozen=True, kw_only=True):
     horizontal_flip: bool | Literal["alternating"] = False
     """Mirror every second image, chosen at random. `alternating`: those that were not mirrored in the last epoch, which
     shows each image from both sides twice as evenly."""
-    shift_pixels: Annotated[int, msgspec.Meta(ge=0)] = 0
+    shift_pixels: WholePixels = 0
     """Move each image by up to so many pixels in both directions; the edge is mirrored into the gap."""
-    cutout_pixels: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cutout_pixels: WholePixels = 0
     """Side of a square that is painted over in the mean colour."""
     cutmix: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     """Share of the images that get a rectangle of another image, and of its label as much as of its pixels; needs

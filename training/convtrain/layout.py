@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from convserve.manifest import InputSpec
 from convtrain.architectures import (
+    LARGEST_WHOLE,
     Activate,
     Architecture,
     BatchNorm,
@@ -204,10 +205,11 @@ class _Walk:
     ) -> None:
         """Move a window over the map."""
         self.need_map()
-        if min(*window, *strides, *dilation) < 1:
+        sizes = (*window, *strides, *dilation)
+        if min(sizes) < 1 or max(sizes) > LARGEST_WHOLE:
             raise self._error(
-                f"sizes are at least 1; here the window is {_window(window)}, its step {_window(strides)}, "
-                f"its dilation {_window(dilation)}"
+                f"sizes are from 1 to {LARGEST_WHOLE}; here the window is {_window(window)}, its step "
+                f"{_window(strides)}, its dilation {_window(dilation)}"
             )
         height, width = (
             output_length(length, size, stride, padding, spread)

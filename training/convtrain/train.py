@@ -46,7 +46,8 @@ def train(run: Run, data: Data) -> History:
     """
     config = run.record.preset.training
     backend.seed_everything(config.seed)
-    pair = _Pair(run.record)
+    with backend.memory_errors():
+        pair = _Pair(run.record)
     state = _State(run, pair)
     state.restore()
     resumed = len(state.history.epochs)

@@ -17,6 +17,7 @@ from convserve import manifest
 from convtrain import files, progress
 from convtrain.cli import run, steps
 from convtrain.cli.steps import command_text
+from convtrain.datasets import folder
 from support import versions
 
 
@@ -98,9 +99,12 @@ def test_runs_begun_in_one_second_have_their_own_directories(tmp_path: Path, mon
     assert len(directories) == len(list(Path("runs").iterdir())) == 20
 
 
-def test_images_that_do_not_fit_into_memory_are_said_to(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_do_not_fit_into_memory_are_said_to(
+    image_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one line, as any other error."""
-    assert run(["train", "--data-dir", str(image_folder), "--image-size", "10000000"]) == 1
+    monkeypatch.setattr(folder, "_decode", lambda *_: np.empty(2**60, np.uint8))
+    assert run(["train", "--data-dir", str(image_folder)]) == 1
     assert re.match(r"convtrain: error: not enough memory \(Unable to allocate .*\n$", capsys.readouterr().err)
 
 

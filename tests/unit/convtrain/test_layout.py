@@ -85,7 +85,7 @@ def test_output_length(length: int, window: int, stride: int, padding: Padding, 
         ((Conv(filters=4, strides=2, dilation_rate=2),), r"strides \(2, 2\) and dilation_rate \(2, 2\) exclude"),
         ((SeparableConv(filters=4, strides=(1, 2)),), "takes the same in both directions"),
         ((Pool(size=16), Conv(filters=4, padding="valid")), r"layer 2 .* input is 2×2×3; the window is larger"),
-        ((Conv(filters=4, kernel_size=0),), "sizes are at least 1; here the window is 0×0"),
+        ((Conv(filters=4, kernel_size=0),), "sizes are from 1 to 2147483647; here the window is 0×0"),
         ((Pool(strides=0),), "its step 0×0"),
         (
             (Pool(size=8), Conv(filters=4, dilation_rate=2, padding="valid")),

@@ -106,6 +106,18 @@ def changed(old: str, new: str) -> str:
             r"training\.optimizer: there is no key 'momentm'; did you mean momentum\? there are learning_rate, m",
         ),
         (changed("l2 = 0.001", "l2 = inf"), r"layer 1 \(conv\): l2 is inf; wanted is a number <= 3\.4e\+38"),
+        (
+            changed("batch_size = 16", "batch_size = 9876543210"),
+            r"batch_size is 9876543210; wanted is .* <= 2147483647",
+        ),
+        (
+            changed("filters = 16", "filters = 9876543210"),
+            r"filters is 9876543210; wanted is a whole number <= 2147483",
+        ),
+        (
+            changed("[3, 5]", "[3, 9876543210]"),
+            r"layer 1 .*sizes are from 1 to 2147483647; here the window is 3×9876543210",
+        ),
         (changed("rate = 0.3", "rate = 1.5"), r"layer 5 \(dropout\): rate is 1\.5; wanted is a number < 1"),
         (changed("filters = 16", "filters = -16"), r"layer 3 \(separable_conv\): filters is -16; wanted is a whole "),
         (changed('"valid"', '"full"'), r"layer 1 \(conv\): padding is 'full'; there are same, valid"),
@@ -131,6 +143,10 @@ def changed(old: str, new: str) -> str:
                 '"flatten"', '"global_pool"'
             ),
             r"scale 0\.1 makes images of 5×4: layer 1 \(conv 3×5\): its input is 5×4×3; the window is larger",
+        ),
+        (
+            changed("height = ", "height = 1000000"),
+            r"mine\.toml: preset .*: input is 1000000\d+×\d+; images have at most 100,000,000 pixels",
         ),
         (
             changed("size = 2}", "size = 30}"),

@@ -178,6 +178,19 @@ def test_a_full_memory_ends_training_with_what_may_help(start: Start, monkeypatc
         train.train(run, data)
 
 
+def test_a_network_larger_than_the_memory_is_said_to_be(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a dense layer follows a large map."""
+    run, data = start("large")
+
+    def fail(*_: object) -> None:
+        tf = backend.tensorflow()
+        tf.raw_ops.Fill(dims=tf.constant([2**50], tf.int64), value=1.0)
+
+    monkeypatch.setattr(train, "_Pair", fail)
+    with pytest.raises(MemoryError, match="OOM when allocating"):
+        train.train(run, data)
+
+
 def test_the_table_is_whole_after_a_break_between_it_and_the_checkpoint(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

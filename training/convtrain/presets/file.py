@@ -67,8 +67,8 @@ def read(path: Path, presets: Mapping[str, Preset]) -> Preset:
         raise PresetError(f"{path}: {explain(error, fields, Preset)}") from error
     try:
         preset.check()
-    except ArchitectureError as error:
-        raise ArchitectureError(f"{path}: {error}") from error
+    except (ArchitectureError, PresetError) as error:
+        raise type(error)(f"{path}: {error}") from error
     return preset
 
 

@@ -10,6 +10,7 @@ from convserve.manifest import DecodePolicy, InputSpec
 from convtrain.architectures import Architecture, GlobalPool
 from convtrain.config import TrainingConfig
 from convtrain.datasets import DatasetKind
+from convtrain.datasets.folder import MAX_PIXELS
 from convtrain.errors import ArchitectureError, PresetError
 from convtrain.layout import lay_out
 from convtrain.presets.explanation import explain
@@ -62,7 +63,13 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
         Raises:
             ArchitectureError: they do not; names the layer, the shape there, and a way out.
+            PresetError: images are larger than any that is read.
         """
+        if self.input.height * self.input.width > MAX_PIXELS:
+            raise PresetError(
+                f"preset {self.name}: input is {self.input.height}×{self.input.width}; images have at most "
+                f"{MAX_PIXELS:,} pixels"
+            )
         lay_out(self.architecture, self.input, classes=2)
         for stage in self.training.progressive_resizing:
             if not any(isinstance(layer, GlobalPool) for layer in self.architecture.layers):
