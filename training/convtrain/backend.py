@@ -58,9 +58,18 @@ def tensorflow() -> ModuleType:
     """The module `tensorflow`, with float32 meaning float32 on every device, and GPU memory taken as needed.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not installed, or does not work with its parts or this machine's.
     """
-    module = _open("tensorflow")
+    try:
+        module = _open("tensorflow")
+    except MissingExtraError:
+        raise
+    except Exception as error:  # ImportError most times; a protobuf of another version has errors of its own
+        # TensorFlow puts a whole traceback into its error; the one behind it has the reason alone.
+        reason = str(error.__context__ or error).strip().partition("\n")[0] or type(error).__name__
+        raise MissingExtraError(
+            f"TensorFlow does not work here ({reason}); install it anew with what fits it: {INSTALL_HINT}"
+        ) from error
     # TF32 keeps ten bits; the parity gate would find them missing.
     module.config.experimental.enable_tensor_float_32_execution(False)
     # Without it TensorFlow takes all memory of every card, and a server beside it gets none.

@@ -62,3 +62,23 @@ def test_a_jax_that_does_not_work_is_a_problem(
     assert re.search(problem, capsys.readouterr().out)
     with pytest.raises(MissingExtraError, match="JAX does not work here"):
         backend.jax()
+
+
+def test_a_tensorflow_that_does_not_work_is_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a library of the system is missing; the reason is inside of TensorFlow's own traceback."""
+
+    def fail(name: str) -> None:
+        error = ImportError("Traceback (most recent call last):\n  File ...\nFailed to load the native runtime.")
+        error.__context__ = ImportError("libz.so.1: cannot open shared object file")
+        raise error
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax" else object())
+    monkeypatch.setattr(backend, "_open", fail)
+    backend.tensorflow.cache_clear()
+    assert run(["doctor"]) == 1
+    problem = "PROBLEM     TensorFlow does not work here (libz.so.1: cannot open shared object file); install it anew"
+    assert problem in capsys.readouterr().out
+    with pytest.raises(MissingExtraError, match="TensorFlow does not work here"):
+        backend.tensorflow()

@@ -58,7 +58,11 @@ def examine() -> dict[str, Any]:
 
 
 def _tensorflow(problems: list[str]) -> dict[str, Any]:
-    tf = backend.tensorflow()
+    try:
+        tf = backend.tensorflow()
+    except MissingExtraError as error:
+        problems.append(str(error))
+        return {}
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     if not gpus and shutil.which("nvidia-smi"):
