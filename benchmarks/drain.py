@@ -1,7 +1,8 @@
 """Drains under load: how many accepted calls are lost, in how many of so many runs.
 
-Eight callers in a closed loop while SIGTERM arrives. A call is lost when it was neither answered nor refused with
-UNAVAILABLE, which clients retry elsewhere.
+Eight callers in a closed loop while SIGTERM arrives. A call is lost when it was neither answered nor refused, by the
+server's own word or because nobody listens any more; clients try those elsewhere. UNAVAILABLE alone does not tell: that
+is also what a caller gets whose connection was cut under a call.
 
     python -m benchmarks.drain --runs 20
 """
@@ -23,8 +24,17 @@ import numpy as np
 
 from benchmarks import common
 from convserve import manifest as manifests
+from convserve.server.rpc import DRAINING
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import classification_pb2_grpc as rpc
+
+
+def outcome(error: grpc.RpcError) -> str:
+    """What became of a call that was not answered: `refused`, or the name of its status."""
+    refused = error.code() is grpc.StatusCode.UNAVAILABLE and (
+        error.details() == DRAINING or (error.details() or "").startswith("failed to connect to all addresses")
+    )
+    return "refused" if refused else str(error.code().name)
 
 
 def drain_once(workers: int, request: pb.ClassifyRequest, seed: int) -> dict[str, int]:
@@ -46,7 +56,7 @@ def drain_once(workers: int, request: pb.ClassifyRequest, seed: int) -> dict[str
                     classify(request, timeout=10)
                     name = "answered"
                 except grpc.RpcError as error:
-                    name = error.code().name
+                    name = outcome(error)
                 with lock:
                     outcomes[name] += 1
                 if name != "answered":
@@ -76,9 +86,7 @@ def main() -> None:
     result: dict[str, object] = {"what": "Accepted calls lost in drains under load", "conditions": before}
     for workers in (1, 2):
         runs = [drain_once(workers, request, seed) for seed in range(args.runs)]
-        lost = [
-            sum(n for name, n in run.items() if name not in ("answered", "UNAVAILABLE", "exit_status")) for run in runs
-        ]
+        lost = [sum(n for name, n in run.items() if name not in ("answered", "refused", "exit_status")) for run in runs]
         clean = sum(not gone and run["exit_status"] == 0 for gone, run in zip(lost, runs, strict=True))
         result[f"workers_{workers}"] = {
             "runs": args.runs,
