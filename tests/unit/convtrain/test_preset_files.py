@@ -91,6 +91,9 @@ def changed(old: str, new: str) -> str:
         ('base = "nothing"', r"mine\.toml: base is 'nothing'; there are mnist, "),
         ('model = "x"', r"mine\.toml: the key 'dataset' is missing"),
         ('base = ["x"]', r"mine\.toml: base is \['x'\]; there are mnist, "),
+        ('name = "a/b"' + WHOLE, r"mine\.toml: name is 'a/b'; wanted is text matching"),
+        ('name = "a\\u0000"' + WHOLE, r"mine\.toml: name is 'a\\x00'; wanted is text matching"),
+        (changed('"pets"', '"pets\\n"'), r"mine\.toml: model is 'pets\\n'; wanted is text matching"),
         (changed("model =", "modle ="), r"mine\.toml: there is no key 'modle'; did you mean model\? there are name, "),
         (
             changed("epochs = 5", "epoch = 5"),

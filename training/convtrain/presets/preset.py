@@ -20,11 +20,11 @@ from convtrain.resizing import scaled
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that `convtrain run` needs to know, but for where the data lies."""
 
-    name: str
-    """Name on the command line."""
+    name: Annotated[str, msgspec.Meta(pattern=r"^[^/\x00-\x1f\x7f]+\Z")]
+    """Name on the command line, and of the directories of its runs."""
     summary: str
     """One line for people."""
-    model: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    model: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
     """Name of the model in the repository."""
     dataset: DatasetKind
     """The data it is trained on."""
