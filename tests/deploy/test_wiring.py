@@ -105,6 +105,15 @@ def test_settings_are_understood(rendered: Rendered, parts: tuple[str, ...], tmp
 
 
 @servers
+def test_a_rollout_waits_longer_than_a_pod_may_take_to_start(rendered: Rendered, parts: tuple[str, ...]) -> None:
+    """Otherwise it is reported as failed while its first pod still proves its models; the image has to come too."""
+    manifest = rendered(*parts)
+    probe = server(manifest)["startupProbe"]
+    starting = probe["periodSeconds"] * probe["failureThreshold"]
+    assert one(manifest, "Deployment")["spec"]["progressDeadlineSeconds"] >= starting + 300
+
+
+@servers
 def test_there_is_time_to_drain(rendered: Rendered, parts: tuple[str, ...], tmp_path: Path) -> None:
     """The grace is longer than preStop, the drain's delay, refusing new calls and the drain's timeout together."""
     manifest = rendered(*parts)
