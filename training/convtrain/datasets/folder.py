@@ -38,7 +38,7 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
     same ones.
 
     Every image is decoded by the code that the server runs, with the same policy, so training sees what serving will
-    see. The decoded pixels are kept in `cache` until a file of the folder changes.
+    see. The decoded pixels are kept in `cache` until a file of the folder changes, if it can be written.
 
     Args:
         root: the folder that holds `train` and `test`, or the labels' folders.
@@ -64,7 +64,11 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
     images = _read_cached(cached, content, len(train_paths) + len(test_paths), spec)
     if images is None:
         images = _decode([*train_paths, *test_paths], spec, policy)
-        files.write_arrays(cached, {"fingerprint": np.array(content), "images": images})
+        try:
+            files.write_arrays(cached, {"fingerprint": np.array(content), "images": images})
+        except OSError as error:  # what was decoded is worth more than the copy
+            reason = error.strerror or error
+            progress.console.print(f"{cached}: cannot be written ({reason}); next time the images are decoded anew")
     train_count = len(train_paths)
     indices = {label: index for index, label in enumerate(labels)}
     classes = np.array([indices[path.parent.name] for path in [*train_paths, *test_paths]], np.int64)

@@ -54,6 +54,15 @@ def test_pixels_are_decoded_once(image_folder: Path, monkeypatch: pytest.MonkeyP
     assert load_folder(image_folder).train.images[3, 0, 0, 0] == 99
 
 
+def test_a_cache_that_cannot_be_written_costs_time_alone(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its disk is full, or it is read-only: what was decoded is used all the same."""
+    (image_folder.parent / "cache").write_text("no directory")
+    assert len(load_folder(image_folder).train) == 6
+    assert "cannot be written (File exists); next time the images are decoded anew" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
