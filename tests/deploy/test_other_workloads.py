@@ -25,7 +25,7 @@ def test_the_training_job_is_understood(rendered: Rendered) -> None:
 
 
 def test_kserve_finds_what_it_looks_for(rendered: Rendered) -> None:
-    """The container's and port's names, the protocol, the annotations, and a sample that uses this runtime."""
+    """Names of container and port, protocol, annotations, time to drain, and a sample that uses this runtime."""
     manifest = rendered("kserve")
     runtime = one(manifest, "ServingRuntime")
     spec = runtime["spec"]
@@ -40,10 +40,13 @@ def test_kserve_finds_what_it_looks_for(rendered: Rendered) -> None:
     }
     settings = config.load({}, {**image_variables(), **{each["name"]: each["value"] for each in container["env"]}})
     assert str(settings.model_repository) == "/mnt/models"
-    model = one(manifest, "InferenceService")["spec"]["predictor"]["model"]
+    predictor = one(manifest, "InferenceService")["spec"]["predictor"]
+    model = predictor["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["protocolVersion"] in spec["protocolVersions"]
     assert model["modelFormat"]["name"] in [each["name"] for each in spec["supportedModelFormats"]]
+    assert settings.drain.delay > 0  # there is no preStop
+    assert predictor["terminationGracePeriodSeconds"] > settings.drain.delay + 2 + settings.drain.timeout
 
 
 def test_kserve_knows_every_field(rendered: Rendered) -> None:
