@@ -17,7 +17,7 @@ CHUNK_BYTES = 1 << 16
 
 
 def fetch(url: str, destination: Path, sha256: str) -> Path:
-    """Download `url` to `destination`, unless it is there already. Returns `destination`.
+    """Download `url` to `destination`, unless it is there already and whole. Returns `destination`.
 
     What arrived before a break stays in `<destination>.part` and the next call asks for the rest only. The file gets
     its name after its digest was verified. Safe to call from several processes: one downloads, the others wait.
@@ -30,13 +30,13 @@ def fetch(url: str, destination: Path, sha256: str) -> Path:
     Raises:
         DownloadError: the server cannot be reached or refuses, the connection broke, or the content is another one.
     """
-    if destination.exists():
+    if _is_whole(destination, sha256):
         return destination
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(f"{destination.name}.part")
     with destination.with_name(f"{destination.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also when the process dies
-        if destination.exists():
+        if _is_whole(destination, sha256):
             return destination
         try:
             _receive(url, part)
@@ -55,6 +55,11 @@ def fetch(url: str, destination: Path, sha256: str) -> Path:
             )
         part.replace(destination)
     return destination
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file is there with its content; after a power cut it may have its name without."""
+    return path.exists() and sha256_file(path) == sha256
 
 
 def _receive(url: str, part: Path) -> None:

@@ -80,6 +80,14 @@ def test_a_file_arrives_whole_and_only_once(server: Server, tmp_path: Path) -> N
     assert not (tmp_path / "cache/file.bin.part").exists()
 
 
+def test_a_file_that_was_damaged_since_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    """By a power cut, or a disk: who asks for it would be told that it is damaged, each time."""
+    destination = tmp_path / "file.bin"
+    destination.write_bytes(CONTENT[:1000])
+    assert fetch(server.url, destination, SHA256) == destination
+    assert destination.read_bytes() == CONTENT
+
+
 def test_after_a_break_only_the_rest_is_asked_for(server: Server, tmp_path: Path) -> None:
     """What came before the break is kept, and no byte travels twice."""
     destination = tmp_path / "file.bin"
