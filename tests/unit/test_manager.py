@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from convserve import manifest as manifests
 from convserve.config import ModelSettings, Settings
 from convserve.errors import ConfigError, UnavailableError, VersionNotAvailableError
 from convserve.lifecycle import VersionState
@@ -49,7 +50,7 @@ def test_permissions_that_were_mended_are_noticed(tmp_path: Path, monkeypatch: p
     """A version that could not be read fails with its reason, and is tried again once it can be."""
     root = tmp_path / "repository"
     manifest = versions.write_version(root) / "manifest.json"
-    read, access = Path.read_bytes, os.access
+    read, access = manifests.read_file, os.access
     private = {manifest}
 
     def guarded(path: Path) -> bytes:
@@ -57,7 +58,7 @@ def test_permissions_that_were_mended_are_noticed(tmp_path: Path, monkeypatch: p
             raise PermissionError(13, "Permission denied", str(path))
         return read(path)
 
-    monkeypatch.setattr(Path, "read_bytes", guarded)
+    monkeypatch.setattr(manifests, "read_file", guarded)
     monkeypatch.setattr(os, "access", lambda path, mode: path not in private and access(path, mode))
     manager, registry = manage(root)
     failed = registry.models()["stripes"][1]
