@@ -179,7 +179,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
 
     schema_version: int
     """Version of this format."""
-    model: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    model: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
     """Name of the model."""
     version: PositiveInt
     """Number of the version; higher is newer."""
@@ -213,7 +213,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     """Variants that were tried, whether they are published or not."""
     frameworks: dict[str, str]
     """Versions of the libraries that made it."""
-    files: dict[str, Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]]
+    files: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]]
     """SHA-256 of every other file of the version, by path relative to the version directory."""
 
     def __post_init__(self) -> None:

@@ -54,6 +54,7 @@ def test_a_missing_file_is_named(repository: Path) -> None:
         ({"surprise": 1}, "unknown field `surprise`"),
         ({"version": 0}, "`int` >= 1 - at `$.version`"),
         ({"model": "../etc"}, r"at `$.model`"),
+        ({"model": "stripes\n"}, r"at `$.model`"),
         ({"labels": ["one"]}, r"at `$.labels`"),
         ({"files": {}}, "files does not list model.onnx"),
         ({"input": {"height": 2**63, "width": 1, "channels": 1}}, "at `$.input.height`"),
