@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from convtrain import feature_maps
 from convtrain.calibration import Bin
 from convtrain.feature_maps import FeatureMaps
-from convtrain.report import figures
+from convtrain.report import figures, page
 from convtrain.report.content import Mistake
 
 pytestmark = pytest.mark.training
@@ -55,3 +57,16 @@ def test_two_rows_of_channels_at_most_are_drawn(channels: int, maps: int) -> Non
     svg = figures.feature_maps(np.zeros((8, 8, 3), np.uint8), [FeatureMaps("convolution 1", values)])
     assert f"convolution 1: {maps} of {channels} channels, 6×6" in words(svg)
     assert svg.count("<image") == 1 + maps
+
+
+@pytest.mark.parametrize(("count", "told"), [(8, "The 8 filters of"), (65, "The first 64 of the 65 filters of")])
+def test_filters_that_are_not_drawn_are_not_announced(
+    count: int, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The text counts what the picture shows."""
+    kernels = np.ones((count, 3, 3, 1), np.float32)
+    monkeypatch.setattr(feature_maps, "first_filters", lambda path: kernels)
+    monkeypatch.setattr(feature_maps, "compute", lambda path, images: [])
+    monkeypatch.setattr(figures, "feature_maps", lambda sample, found: "")
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    assert told in page._inside(images, tmp_path)

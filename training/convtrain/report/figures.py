@@ -47,6 +47,8 @@ STYLE: Any = {
 Floats: TypeAlias = npt.NDArray[np.float64]
 MOST_LABELS = 25
 """Classes whose numbers fit into a confusion matrix that is read by eye."""
+MOST_FILTERS = 64
+"""Kernels that are drawn."""
 
 
 def curves(history: History) -> str:
@@ -191,8 +193,8 @@ def mistakes(found: Sequence[Mistake], images: Images) -> str:
 
 
 def filters(kernels: npt.NDArray[np.float32]) -> str:
-    """Kernels of the first convolution, float32 [filters, height, width, channels]; grey (or mid) is 0."""
-    kernels = kernels[:64]
+    """The first kernels of the first convolution, float32 [filters, height, width, channels]; grey (or mid) is 0."""
+    kernels = kernels[:MOST_FILTERS]
     columns = min(16, len(kernels))
     rows = math.ceil(len(kernels) / columns)
     with mpl.rc_context(STYLE):

@@ -136,12 +136,17 @@ def _inside(images: Images, onnx_path: Path) -> str:
     found = feature_maps.compute(onnx_path, sample[None])
     return _section(
         "What the first layers see",
-        f"<p class=quiet>The {len(kernels)} filters of the first convolution, "
-        f"{kernels.shape[1]}×{kernels.shape[2]} pixels each.</p>"
+        f"<p class=quiet>{_count(len(kernels))} of the first convolution, {kernels.shape[1]}×{kernels.shape[2]} pixels "
+        "each.</p>"
         + figures.filters(kernels)
         + "<p class=quiet>What the first convolutions make of an image of the test split.</p>"
         + figures.feature_maps(sample, found),
     )
+
+
+def _count(filters: int) -> str:
+    shown = figures.MOST_FILTERS
+    return f"The {filters} filters" if filters <= shown else f"The first {shown} of the {filters} filters"
 
 
 def _layers(report: Report) -> str:
