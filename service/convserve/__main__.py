@@ -31,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: something failed, stderr says what. 2: wrong usage. 130: interrupted by Ctrl-C.
     """
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # as stderr: a name that the terminal cannot show is no failure
+        # As stderr: a name that the terminal cannot show is no failure.
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="convserve",
         description="Serve image classifiers over gRPC, and classify images with them.",

@@ -126,13 +126,13 @@ def _show(made: Plan) -> None:
     ]
     print(common.table(header, rows))
     print(
-        f"run of n: {times.fixed * 1e3:.3f} ms + n * {times.each * 1e3:.3f} ms, at most {times.most} requests; RPC"
+        f"batch of n: {times.fixed * 1e3:.3f} ms + n * {times.each * 1e3:.3f} ms, at most {times.most} requests; RPC"
         f" work: {times.handling * 1e3:.3f} ms a request; besides:"
         f" {times.besides[len(times.besides) // 2] * 1e3:.2f} ms"
     )
     idle = times.at(0.0)
     print(
-        f"of an idle server: run of 1: {idle.run(1) * 1e3:.3f} ms instead of {times.run(1) * 1e3:.3f} ms, and up to"
+        f"of an idle server: batch of 1: {idle.run(1) * 1e3:.3f} ms instead of {times.run(1) * 1e3:.3f} ms, and up to"
         f" {times.setup_after(math.inf) * 1e3:.2f} ms to wake up"
     )
     print("model: M/D^[1,B]/1 with dynamic batching and setup. It assumes that")

@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 ASSUMPTIONS = (
     "requests arrive as a Poisson process, and each replica gets an equal and independent share of them",
     "one batch runs at a time, a free server takes everything that waits up to a full batch, first come first served",
-    "a run of n takes fixed + each * n seconds; RPC work is done one request at a time, between runs",
+    "a batch of n takes fixed + each * n seconds; RPC work of requests is done one by one, between batches",
     "neither varies: a machine that pauses, or whose speed changes, has higher percentiles",
     "a request that finds the server idle waits longer, by how long it was so; besides, requests always take the same",
     "the queue is long enough that nothing is refused",

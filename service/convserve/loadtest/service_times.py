@@ -14,14 +14,14 @@ from convserve.errors import ConfigError
 
 @dataclass(frozen=True)
 class ServiceTimes:
-    """A run of n requests takes `fixed + each * n` seconds; each request costs `handling` on its way in and out.
+    """A batch of n requests takes `fixed + each * n` seconds; each request costs `handling` on its way in and out.
 
     That is when the server is always busy. One that rests in between wakes up slowly (`setup`) and runs models slower
     for a while (`stretch`): threads and the processor were asleep, its clock is low, its caches are cold.
     """
 
     fixed: float
-    """Seconds that a run takes however many requests are in it."""
+    """Seconds that a batch takes however many requests are in it: of the model's run, and of RPC work for the batch."""
     each: float
     """Seconds that every request adds to the run."""
     handling: float
@@ -49,7 +49,7 @@ class ServiceTimes:
             raise ConfigError(f"batch times must be above 0 and batches hold a request; got {self}")
 
     def run(self, requests: int) -> float:
-        """Seconds that the model's run of so many requests takes."""
+        """Seconds that the model's run of so many requests takes, with the RPC work that each batch has."""
         return self.fixed + self.each * requests
 
     def batch(self, requests: int) -> float:
