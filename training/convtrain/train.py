@@ -63,15 +63,13 @@ def train(run: Run, data: Data) -> History:
         pair.average.start()
     steps = math.ceil(len(data.train) / config.batch_size)
     try:
-        with (
-            bar("train", steps * config.epochs, done=steps * resumed, unit="steps") as advance,
-            tensorboard.log(run.tensorboard_directory) as log,
-        ):
+        events = tensorboard.EventFile(run.tensorboard_directory)
+        with bar("train", steps * config.epochs, done=steps * resumed, unit="steps") as advance:
             while not state.history.finished(config):
                 with backend.memory_errors():
                     epoch = _run_epoch(pair, config, data, len(state.history.epochs) + 1, advance)
                 state.save(epoch)
-                log(epoch)
+                events.add(epoch)
                 console.print(_line(state.history, config.epochs))
         state.restore_best()
         weights.save(run.weights_path, pair.result)
