@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +38,9 @@ class Pipeline:
     def train(self) -> History:
         """Train, or go on after the last finished epoch, and choose the temperature. Raises as `train.train`."""
         history = train.train(self.run, self.data)
+        with contextlib.suppress(RunError):
+            self._calibration()
+            return history  # it was chosen for these weights already
         validation = self.data.validation
         logits = from_keras(train.load_trained(self.run), validation.images).logits if len(validation) else None
         found = calibrate(logits, validation.labels, self._weights_sha256)

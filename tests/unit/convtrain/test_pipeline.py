@@ -6,16 +6,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from convserve import manifest
 from convserve.manifest import InputSpec
+from convtrain import train
 from convtrain.architectures import Architecture, Flatten
+from convtrain.calibration import calibrate
 from convtrain.config import TrainingConfig
 from convtrain.datasets import Dataset, Split
 from convtrain.errors import RunError
 from convtrain.export import ExportRecord
+from convtrain.history import History
 from convtrain.pipeline import Pipeline
 from convtrain.presets import Preset
 from convtrain.runs import Data, Run, RunRecord
@@ -58,6 +62,16 @@ def exported(tmp_path: Path) -> Pipeline:
     tried = manifest.digest_files(run.variants_directory)
     run.write(run.variants_path, VariantRecord(source_sha256=files["model.onnx"], trials={}, files=tried))
     return Pipeline(run, data)
+
+
+def test_a_temperature_is_chosen_once(exported: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is finished keeps the one that it was exported with, also on another library."""
+    monkeypatch.setattr(train, "train", lambda *_: History())
+    monkeypatch.setattr(train, "load_trained", lambda *_: pytest.fail("nothing is left to choose"))
+    found = calibrate(None, exported.data.validation.labels, manifest.sha256_file(exported.run.weights_path))
+    exported.run.write(exported.run.calibration_path, msgspec.structs.replace(found, temperature=1.7))
+    exported.train()
+    assert exported._calibration().temperature == 1.7
 
 
 def test_what_was_proved_is_found(exported: Pipeline) -> None:
