@@ -147,6 +147,8 @@ class Training(_Struct, frozen=True, kw_only=True):
     """Wall-clock seconds of training."""
     command: str = ""
     """The command that trained it."""
+    frameworks: dict[str, str] = {}
+    """Versions of the libraries that training began with, perhaps on another machine; empty in older versions."""
 
 
 class VariantTrial(_Struct, frozen=True, kw_only=True):
@@ -212,7 +214,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     trials: dict[str, VariantTrial] = {}
     """Variants that were tried, whether they are published or not."""
     frameworks: dict[str, str]
-    """Versions of the libraries that made it."""
+    """Versions of the libraries that exported and published it."""
     files: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]]
     """SHA-256 of every other file of the version, by path relative to the version directory."""
 

@@ -167,8 +167,17 @@ def memory_errors() -> Iterator[None]:
 
 def framework_versions() -> dict[str, str]:
     """Versions of the libraries that make a version directory, and of Python."""
+    return _versions("convserve", *LIBRARIES, "onnxruntime-gpu", "numpy")
+
+
+def training_versions() -> dict[str, str]:
+    """Versions of the libraries that train here, and of Python."""
+    return _versions("convserve", "keras", *(("jax", "jaxlib") if _backend == "jax" else ("tensorflow",)), "numpy")
+
+
+def _versions(*names: str) -> dict[str, str]:
     versions = {"python": sys.version.split()[0]}
-    for name in ("convserve", *LIBRARIES, "onnxruntime-gpu", "numpy"):
+    for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions

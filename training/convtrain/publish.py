@@ -110,7 +110,7 @@ def publish(finished: Finished, repository: Path, signer: Signer | None = None) 
         with _staging(model_directory) as staging:
             content = _stage(finished, staging)
             _write_model_files(model_directory, finished.record)
-            return _claim_version(staging, model_directory, content, signer)
+            return _claim_version(staging, model_directory, content, finished.record, signer)
     except OSError as error:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
         raise PublishError(f"{model_directory}: cannot be written ({reason}); nothing was published") from error
@@ -240,6 +240,7 @@ def _describe(
             epochs=len(finished.history.epochs),
             seconds=round(finished.history.seconds, 1),
             command=record.command,
+            frameworks=record.frameworks,
         ),
         dataset=record.dataset,
         metrics=_metrics(finished.evaluation),
@@ -275,10 +276,13 @@ def _write_model_files(model_directory: Path, record: RunRecord) -> None:
             files.write_bytes(model_directory / name, text.encode())
 
 
-def _claim_version(staging: Path, model_directory: Path, content: manifest.Manifest, signer: Signer | None) -> Path:
+def _claim_version(
+    staging: Path, model_directory: Path, content: manifest.Manifest, record: RunRecord, signer: Signer | None
+) -> Path:
     """Give the staged files the next free number."""
     while True:
         version = max(versions(model_directory), default=0) + 1
+        _check_continuity(model_directory, record)  # another publisher may have been faster
         manifest.write(staging, msgspec.structs.replace(content, version=version))
         if signer is not None:
             signer.sign(staging)

@@ -21,6 +21,7 @@ import contextlib
 import fcntl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +30,8 @@ import msgspec
 from convserve import manifest
 from convtrain import datasets, files
 from convtrain.backend import Backend
-from convtrain.datasets import Dataset, Split, cut_validation
+from convtrain.datasets import Dataset, Split, cut_validation, duplicates
+from convtrain.datasets.duplicates import Finding
 from convtrain.errors import DatasetError, PresetError, RunError
 from convtrain.presets import Preset
 
@@ -55,6 +57,8 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Name, sizes and digests of the data."""
     backend: Backend | None = None
     """What all epochs are trained with; None in older runs, which did not keep it."""
+    frameworks: dict[str, str] = {}
+    """Versions of the libraries that training began with; empty in older runs."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,24 @@ class Data:
         """Images to measure on."""
         return self.dataset.test
 
+    @cached_property
+    def duplicates(self) -> list[Finding]:
+        """Images that are there in two splits, or under two labels."""
+        return duplicates.find(self.train, self.validation, self.test, self.dataset.labels)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the content, by split."""
+        return {"train": self.train.digest(), "validation": self.validation.digest(), "test": self.test.digest()}
+
     def describe(self) -> manifest.Dataset:
         """Make the manifest's entry."""
         return manifest.Dataset(
             name=self.dataset.name,
-            note=self.dataset.note,
+            note=" ".join(filter(None, [self.dataset.note, *(found.summary for found in self.duplicates)])),
             train_images=len(self.train),
             validation_images=len(self.validation),
             test_images=len(self.test),
-            digests={
-                "train": self.train.digest(),
-                "validation": self.validation.digest(),
-                "test": self.test.digest(),
-            },
+            digests=self.digests(),
         )
 
 
@@ -219,7 +228,7 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given up with the file, also when the process dies
             except BlockingIOError:
                 raise RunError(f"{self.directory}: another process is at work on this run") from None
-            for path in self.directory.glob(".*.npz.*"):  # of a process that was killed while it wrote
+            for path in self.directory.glob(".*.*.????????"):  # of a process that was killed while it wrote
                 path.unlink()
             yield
 
@@ -246,7 +255,7 @@ class Run:
         if data_dir is None and self.record.data_dir is not None:
             data_dir = Path(self.record.data_dir)
         data = load_data(self.record.preset, data_dir, self.record.limit, check_digests=self.record.check_digests)
-        found, expected = data.describe().digests, self.record.dataset.digests
+        found, expected = data.digests(), self.record.dataset.digests
         for split, digest in expected.items():
             if found[split] != digest:
                 raise DatasetError(

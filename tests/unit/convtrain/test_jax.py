@@ -104,6 +104,11 @@ def test_it_trains_without_tensorflow_and_the_rest_is_done_elsewhere(
     assert published["parity"]["onnx"]["top1_disagreements"] == 0
     manifest = json.loads((Path(published["version"]) / "manifest.json").read_text())
     assert "--backend jax" in manifest["training"]["command"]
+    # Each part is said to be made by what made it.
+    assert {"jax", "keras", "numpy"} < manifest["training"]["frameworks"].keys()
+    assert "tensorflow" not in manifest["training"]["frameworks"]
+    assert "tensorflow" in manifest["frameworks"]
+    assert len(list((whole / "tensorboard").iterdir())) == 1
 
 
 def test_it_is_opened_quietly() -> None:

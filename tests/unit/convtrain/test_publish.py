@@ -68,6 +68,7 @@ def finished(tmp_path: Path) -> Finished:
             check_digests=True,
             limit=None,
             command="convtrain run stripes-preset",
+            frameworks={"keras": "3.15.1", "jax": "0.10.2"},
             labels=versions.LABELS,
             dataset=data.describe(),
         ),
@@ -115,6 +116,7 @@ def test_a_published_version_is_complete(finished: Finished, tmp_path: Path) -> 
     assert content.golden.tolerances == {"cpu": 1e-5, "cuda": 1e-4}
     assert content.training.parameters == 64 * 4 + 4
     assert content.training.seconds == pytest.approx(1.2, abs=0.1)
+    assert content.training.frameworks == {"keras": "3.15.1", "jax": "0.10.2"}
     assert content.dataset == finished.data.describe()
     assert "/somewhere" not in (directory / "manifest.json").read_text()
     with np.load(directory / "golden.npz") as golden:
@@ -249,11 +251,30 @@ def test_a_number_taken_meanwhile_is_left_alone(
 ) -> None:
     """The rename onto another's version fails, and the next number is tried."""
     publish.publish(finished, tmp_path / "models")
-    seen: list[list[int]] = [[], [], [1]]  # when checking, when claiming, and when claiming again
-    monkeypatch.setattr(publish, "versions", lambda _: seen.pop(0))
+    look, looks = publish.versions, iter(range(4))  # two when checking, and two when claiming for the first time
+    monkeypatch.setattr(publish, "versions", lambda path: look(path) if next(looks, None) is None else [])
     before = (tmp_path / "models/stripes/1/manifest.json").read_bytes()
     assert publish.publish(finished, tmp_path / "models").name == "2"
     assert (tmp_path / "models/stripes/1/manifest.json").read_bytes() == before
+
+
+def test_the_first_of_two_says_what_the_model_is(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever of two publishers with other labels is later is refused, also when both found nothing at first."""
+    other = replace(finished, record=msgspec.structs.replace(finished.record, labels=["a", "b", "c", "d"]))
+    write = manifest.write
+
+    def late(directory: Path, content: manifest.Manifest) -> None:
+        monkeypatch.setattr(manifest, "write", write)
+        publish.publish(finished, tmp_path / "models")
+        write(directory, content)
+
+    monkeypatch.setattr(manifest, "write", late)
+    monkeypatch.setattr(publish, "_write_model_files", lambda *_: None)
+    with pytest.raises(PublishError, match="version 1 has other labels than this run"):
+        publish.publish(other, tmp_path / "models")
+    assert [path.name for path in (tmp_path / "models/stripes").iterdir()] == ["1"]
 
 
 def test_nothing_is_left_of_what_failed(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

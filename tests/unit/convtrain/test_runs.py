@@ -75,11 +75,12 @@ def test_two_processes_do_not_make_one_run(run: Run) -> None:
 
 def test_what_a_killed_process_left_half_written_goes_with_the_next(run: Run) -> None:
     """Checkpoints are large, and a machine that is taken away now and then would leave many halves of them."""
-    left = run.directory / ".checkpoint.npz.x7_abc"
-    left.write_bytes(b"half")
+    left = [run.directory / f".{name}.x7_abcde" for name in ("checkpoint.npz", "history.csv", "report.html")]
+    for path in left:
+        path.write_bytes(b"half")
     run.checkpoint_path.write_bytes(b"whole")
     with run.claimed():
-        assert not left.exists()
+        assert not any(path.exists() for path in left)
         assert run.checkpoint_path.exists()
 
 

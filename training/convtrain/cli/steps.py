@@ -138,6 +138,8 @@ def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[
     preset.check()  # what does not fit is refused before the data are read
     backend.require()
     data = load_data(preset, options.data_dir, options.limit, check_digests=not options.skip_digest_check)
+    for found in data.duplicates:
+        console.print(f"warning: {found.summary} Such as {found.examples}")
     record = RunRecord(
         preset=preset,
         data_dir=None if options.data_dir is None else str(options.data_dir.resolve()),
@@ -147,6 +149,7 @@ def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[
         labels=list(data.dataset.labels),
         dataset=data.describe(),
         backend=backend.chosen(),
+        frameworks=backend.training_versions(),
     )
     _check_place(options, record)
     directory = options.run_dir or _new_directory(preset.name)

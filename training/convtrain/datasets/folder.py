@@ -34,8 +34,8 @@ DECODER = 1
 def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Path) -> Dataset:
     """Load a folder. Classes are the names of the labels' folders, sorted; images are in the order of their names.
 
-    Where there is neither `train` nor `test`, each label gives a fifth of its images for the test split, always the
-    same ones.
+    Where `train` and `test` are not there, or are labels among others, each label gives a fifth of its images for the
+    test split, always the same ones.
 
     Every image is decoded by the code that the server runs, with the same policy, so training sees what serving will
     see. The decoded pixels are kept in `cache` until a file of the folder changes, if it can be written.
@@ -52,9 +52,7 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
             image; names it.
     """
     labels, train_paths, test_paths = _list_splits(root)
-    held_out = (
-        "" if (root / "test").is_dir() else f"Test split: {TEST_SHARE:.0%} of the images of each label, held out."
-    )
+    held_out = "" if _is_divided(root) else f"Test split: {TEST_SHARE:.0%} of the images of each label, held out."
     if len(labels) < 2:
         raise DatasetError(f"{root}: only the label {labels[0]}; a classifier needs at least two")
     # What was decoded, from which files, how: two sets with the same fingerprint have the same pixels.
@@ -72,18 +70,28 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
     train_count = len(train_paths)
     indices = {label: index for index, label in enumerate(labels)}
     classes = np.array([indices[path.parent.name] for path in [*train_paths, *test_paths]], np.int64)
+    names = np.array([str(path.relative_to(root)) for path in [*train_paths, *test_paths]], object)
     return Dataset(
         name=name,
         labels=tuple(labels),
-        train=Split(images[:train_count], classes[:train_count]),
-        test=Split(images[train_count:], classes[train_count:]),
+        train=Split(images[:train_count], classes[:train_count], names[:train_count]),
+        test=Split(images[train_count:], classes[train_count:], names[train_count:]),
         note=held_out,
     )
 
 
+def _is_divided(root: Path) -> bool:
+    """Whether `train` and `test` are splits; beside other folders they may be labels, which hold no folders."""
+    if not root.is_dir():
+        return False
+    found = [entry for entry in root.iterdir() if not entry.name.startswith(".") and entry.is_dir()]
+    splits = [entry for entry in found if entry.name in ("train", "test")]
+    return bool(splits) and (splits == found or any(inner.is_dir() for split in splits for inner in split.iterdir()))
+
+
 def _list_splits(root: Path) -> tuple[list[str], list[Path], list[Path]]:
     """Labels, and the image files to train and to test on."""
-    if any((root / name).is_dir() for name in ("train", "test")):
+    if _is_divided(root):
         labels, train = _list(root / "train", root)
         test_labels, test = _list(root / "test", root)
         if test_labels != labels:

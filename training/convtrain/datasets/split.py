@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,15 @@ class Split:
     """uint8 [N, height, width, channels]."""
     labels: Labels
     """int64 [N]."""
+    names: npt.NDArray[Any] | None = None
+    """What each image is called in the data set: its file, or its number; None for numbers from 0 on."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: npt.NDArray[np.intp]) -> Split:
         """Copy the images at `indices`, in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        return Split(self.images[indices], self.labels[indices], indices if self.names is None else self.names[indices])
 
     def digest(self) -> str:
         """SHA-256 over the pixels in memory order, then over the labels as little-endian int64."""

@@ -101,6 +101,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Agreement of the exported forms with the trained model."""
     trials: dict[str, manifest.VariantTrial]
     """Variants that were tried."""
+    trained_with: dict[str, str]
+    """Versions of the libraries that training began with; empty for older runs."""
     environment: dict[str, str]
     """What the report was made on: system, processor, libraries."""
 
@@ -130,6 +132,7 @@ def gather(sources: Sources) -> Report:
         mistakes=worst_mistakes(sources.predictions, sources.test, record.labels),
         parity=sources.parity,
         trials=sources.trials,
+        trained_with=record.frameworks,
         environment=environment.describe(),
     )
 

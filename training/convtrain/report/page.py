@@ -78,7 +78,7 @@ def render(report: Report, images: Images, onnx_path: Path) -> str:
         _section(
             "How it was made",
             f"<pre>{_text(report.command)}</pre>"
-            + _table(("", ""), ((name, f"<code>{_text(value)}</code>") for name, value in report.environment.items())),
+            + _table(("", ""), ((name, f"<code>{_text(value)}</code>") for name, value in _made(report).items())),
         ),
     ]
     body = "\n".join(parts)
@@ -142,6 +142,11 @@ def _inside(images: Images, onnx_path: Path) -> str:
         + "<p class=quiet>What the first convolutions make of an image of the test split.</p>"
         + figures.feature_maps(sample, found),
     )
+
+
+def _made(report: Report) -> dict[str, str]:
+    trained = ", ".join(f"{name} {version}" for name, version in report.trained_with.items())
+    return ({"trained with": trained} if trained else {}) | report.environment
 
 
 def _count(filters: int) -> str:

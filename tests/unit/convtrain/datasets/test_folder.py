@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,32 @@ def test_a_folder_without_splits_is_divided(tmp_path: Path) -> None:
     (root / "fish").mkdir()
     with pytest.raises(DatasetError, match="fish: holds no images"):
         load_folder(root)
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_label_may_be_called_like_a_split(image_folder: Path, name: str) -> None:
+    """Splits hold folders, or there is nothing beside them; anything else of that name is a label."""
+    for label in ("bus", name):
+        shutil.copytree(image_folder / "train/cat", image_folder.parent / "traffic" / label)
+    dataset = load_folder(image_folder.parent / "traffic")
+    assert dataset.labels == tuple(sorted(("bus", name)))
+    assert "held out" in dataset.note
+    for split in ("train", "test"):
+        (image_folder / split / "cat").rename(image_folder / split / name)
+    dataset = load_folder(image_folder)
+    assert dataset.labels == tuple(sorted(("dog", name)))
+    assert dataset.note == ""
+
+
+def test_images_that_lie_in_splits_without_labels_are_no_labels(image_folder: Path) -> None:
+    """Nobody wants to tell training images from test images."""
+    for split in ("train", "test"):
+        for path in (image_folder / split / "cat").iterdir():
+            path.rename(image_folder / split / path.name)
+        shutil.rmtree(image_folder / split / "cat")
+        shutil.rmtree(image_folder / split / "dog")
+    with pytest.raises(DatasetError, match=r"train/0.png: is not a folder; wanted is one folder of images for each"):
+        load_folder(image_folder)
 
 
 def test_something_must_be_left_to_test_on(tmp_path: Path) -> None:
