@@ -213,6 +213,10 @@ class Server:
         log.error("a batch does not end", reason=why)
         return why
 
+    def longest_run(self) -> tuple[str, float]:
+        """The version that has been running one batch for longest, and for how many seconds."""
+        return self._registry.longest_run()
+
     def _open_ports(self) -> None:
         self._grpc = self._build_grpc()
         for server in self._grpc:

@@ -7,31 +7,35 @@ import time
 from convserve.server.line import Line
 
 _QUESTIONS = 4
-"""Questions in a row without a good answer that make a hang. Several: processes that were all paused together, as
-containers are, have missed one of them at most when they go on."""
+"""Questions in a row that make a hang, without an answer or with the same batch running. Several: processes that were
+all paused together, as containers are, have missed one of them at most when they go on."""
 
 
 def wait_for_hang(line: Line, seconds: float) -> str:
-    """Ask again and again, until for so many seconds nothing good has been heard, or the other end is gone.
+    """Ask again and again, until nothing has been heard or one batch has been running for so many seconds.
 
-    It answers what keeps it from its work, or nothing if all is well. It has all the time it needs for its first
-    answer: until then it starts.
+    The answer tells which version has been running one batch for longest, and for how long. The first may take all the
+    time it needs: until then the process starts.
 
     Returns:
         Why it counts as hung. Empty: it is gone.
     """
-    missed, why = 0, ""
+    interval = seconds / _QUESTIONS
+    silent = seen = 0
     try:
         line.ask("alive")
-        while missed < _QUESTIONS:
-            next_at = time.monotonic() + seconds / _QUESTIONS
+        while silent < _QUESTIONS:
+            next_at = time.monotonic() + interval
             try:
-                why = line.ask("alive", timeout=seconds / _QUESTIONS)
-                missed = missed + 1 if why else 0
+                label, running = line.ask("alive", timeout=interval)
             except TimeoutError:
-                why = f"it has not answered for {seconds:g} s"
-                missed += 1
+                silent += 1
+            else:
+                silent = 0
+                seen = seen + 1 if running > interval else 0  # it was under way when the last question was asked
+                if seen >= _QUESTIONS and running > seconds:
+                    return f"{label} has been running one batch for {running:.0f} s"
             line.ended.wait(max(next_at - time.monotonic(), 0))
     except (EOFError, OSError):
         return ""
-    return why
+    return f"it has not answered for {seconds:g} s"

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 def main(fd: int) -> int:
     """Serve until the supervisor says stop. Returns the exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the supervisor decides
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach the whole group; the supervisor decides
         signal.signal(number, signal.SIG_IGN)
     memory.limit_arenas()
     pipe = Connection(fd)
@@ -73,7 +73,7 @@ def main(fd: int) -> int:
 def _carry_out(command: Question, server: Server) -> Any:
     match command:
         case ("alive",):
-            return server.find_hang()
+            return server.longest_run()
         case ("metrics",):
             return snapshot(server.metrics_registry)
         case ("totals",):

@@ -30,20 +30,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def watched(clock: Clock, answers: Iterator[bool | str | type[Exception]]) -> Any:
-    """A line whose other end answers at once (all is well, or why not), never, or is gone."""
+def watched(clock: Clock, answers: Iterator[bool | float | type[Exception]]) -> Any:
+    """A line whose other end answers at once (no batch runs, or one since that time), never, or is gone."""
 
-    def ask(question: str, timeout: float | None = None) -> str:
+    def ask(question: str, timeout: float | None = None) -> tuple[str, float]:
         answer = next(answers)
-        if isinstance(answer, str):
-            return answer
+        if isinstance(answer, float):
+            return "mnist version 1", clock.now - answer
         if answer is False:
             assert timeout is not None, "somebody waits for ever"
             clock.now += timeout
             raise TimeoutError
         if answer is not True:
             raise answer
-        return ""
+        return "", 0.0
 
     def wait(seconds: float) -> bool:
         clock.now += seconds
@@ -59,11 +59,21 @@ def test_four_questions_in_a_row_without_an_answer_are_a_hang(clock: Clock) -> N
     assert clock.now == 2 + 8
 
 
-def test_what_is_wrong_four_times_in_a_row_is_a_hang(clock: Clock) -> None:
-    """Once may be chance: the whole machine was paused, and the batch ends now."""
-    stuck = "mnist version 1 has been running one batch for 9 s"
-    answers: list[bool | str] = [True, stuck, stuck, stuck, True, stuck, stuck, False, stuck]
-    assert hangs.wait_for_hang(watched(clock, iter(answers)), 8) == stuck
+@pytest.mark.parametrize("began", [0.1, 1.0, 1.9])
+def test_a_batch_that_does_not_end_is_a_hang_soon_after_its_time(clock: Clock, began: float) -> None:
+    """At the next question."""
+    answers = itertools.chain([True, True], itertools.repeat(began))
+    why = hangs.wait_for_hang(watched(clock, answers), 8)
+    assert why == f"mnist version 1 has been running one batch for {10 - began:.0f} s"
+    assert clock.now == 10
+
+
+def test_batches_that_end_are_no_hang(clock: Clock) -> None:
+    """However long they take, or have taken by the clock: the whole machine was paused, and then the batch goes on."""
+    slow: list[bool | float | type[Exception]] = [True, *[0.0] * 5, *[8.5] * 4, EOFError]
+    assert not hangs.wait_for_hang(watched(clock, iter(slow)), 8)
+    paused: list[bool | float | type[Exception]] = [True, -100.0, -100.0, -100.0, True, EOFError]
+    assert not hangs.wait_for_hang(watched(clock, iter(paused)), 8)
 
 
 def test_an_answer_in_between_ends_a_hang(clock: Clock) -> None:
@@ -75,9 +85,10 @@ def test_an_answer_in_between_ends_a_hang(clock: Clock) -> None:
 def test_questions_that_cannot_be_asked_are_not_asked_faster(clock: Clock) -> None:
     """Too many are open: that is known at once, and the other end still has its time."""
 
-    def refuse(question: str, timeout: float | None = None) -> None:
+    def refuse(question: str, timeout: float | None = None) -> tuple[str, float]:
         if timeout is not None:
             raise TimeoutError
+        return "", 0.0
 
     line = watched(clock, iter([]))
     line.ask = refuse
