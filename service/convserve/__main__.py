@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 1: something failed, stderr says what. 2: wrong usage. 130: interrupted by Ctrl-C.
     """
+    _open_missing_streams()
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # As stderr: a name that the terminal cannot show is no failure.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -55,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return status
+
+
+def _open_missing_streams() -> None:
+    """Have stdin, stdout and stderr lead nowhere where they were closed (`>&-`).
+
+    Or the next files and connections would get their numbers, and what native code writes to stderr.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # each gets the lowest number that is free
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115, PTH123  # as long as the process
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 if __name__ == "__main__":

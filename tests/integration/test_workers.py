@@ -292,14 +292,23 @@ def test_a_worker_that_dies_while_the_server_starts_ends_it(held: HeldProofs, re
         assert "ended before it was ready" in event["reason"]
 
 
+def test_a_terminal_that_closes_drains_all_workers(server: ServerProcess) -> None:
+    """It tells each of them; the supervisor decides."""
+    for pid in (*children(server), server.process.pid):
+        os.kill(pid, signal.SIGHUP)
+    assert server.process.wait(20) == 0
+    assert {event["worker"] for event in server.log_events() if event["event"] == "drained"} == {0, 1}
+
+
 def test_a_second_signal_ends_workers_too(repository: Path, tmp_path: Path) -> None:
-    """Nobody goes on draining after the supervisor."""
+    """Nobody goes on draining after the supervisor, nor does one stay that was stopped and cannot see its end."""
     with serving(repository, tmp_path, "--workers", "2", "--drain-delay", "100") as server:
         pids = children(server)
         server.process.send_signal(signal.SIGTERM)
         until(lambda: any(event["event"] == "stopping" for event in server.log_events()))
         until(lambda: server.http("/readyz")[0] == 503)
         assert all(_alive(pid) for pid in pids)
+        os.kill(pids[0], signal.SIGSTOP)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 128 + signal.SIGTERM
         until(lambda: not any(_alive(pid) for pid in pids))

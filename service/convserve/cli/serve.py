@@ -14,7 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "serve",
         help="start the server",
         description="Serve a model repository over gRPC. Every model is proved before it answers. Once all are ready,"
-        " stdout gets one JSON line with the ports; logs go to stderr. SIGTERM drains, a second signal ends at once.",
+        " stdout gets one JSON line with the ports; logs go to stderr. SIGTERM drains, a second one ends at once.",
     )
     try:
         from convserve import config

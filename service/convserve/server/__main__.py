@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 def serve(arguments: Mapping[str, Any]) -> int:
-    """Serve until SIGTERM or SIGINT. Returns 0 after a drain, 1 when the server could not start.
+    """Serve until a signal comes. Returns 0 after a drain, 1 when the server could not start.
 
     A drain that does not end ends the process with 1.
     """
@@ -45,6 +45,8 @@ def serve(arguments: Mapping[str, Any]) -> int:
     log.info("cores shared out", **asdict(host.inspect()), **asdict(plan))
     _tell_unused(settings)
     server = _make(settings, plan)
+    if isinstance(server, Supervisor):
+        signals.on_sudden_end = server.kill
     try:
         models = server.start()
     except ConvserveError as error:
@@ -55,8 +57,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
     if server.admin_port:
         ports["admin_port"] = server.admin_port
     signals.drain_from_now_on()
-    sys.stdout.write(json.dumps({"event": "serving", **ports, "models": models}) + "\n")
-    sys.stdout.flush()
+    _tell_ready({"event": "serving", **ports, "models": models})
     log.info("serving", host=settings.host, **ports, models=models)
     if isinstance(server, Supervisor):
         threading.Thread(target=_wake_when_failed, args=(server, signals), daemon=True).start()
@@ -67,6 +68,16 @@ def serve(arguments: Mapping[str, Any]) -> int:
     server.stop()
     log.info("stopped")
     return 1 if isinstance(server, Supervisor) and server.failed.is_set() else 0
+
+
+def _tell_ready(message: dict[str, Any]) -> None:
+    """Write the line for whoever waits for it. That nobody reads it, or its disk is full, ends no server."""
+    try:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        log.warning("stdout cannot be written", reason=str(error))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left would fail again at the end
 
 
 def _tell_unused(settings: Settings) -> None:
@@ -94,21 +105,27 @@ def _wake_when_failed(supervisor: Supervisor, signals: _Signals) -> None:
 
 
 class _Signals:
-    """SIGTERM and SIGINT as bytes in a pipe, which a thread reads.
+    """SIGTERM, SIGINT and SIGHUP as bytes in a pipe, which a thread reads.
 
     A Python signal handler runs on the main thread only, and nothing wakes that thread when the kernel has chosen
     another one to take the signal. The wake-up descriptor is written to whichever thread it was.
 
     Until the server is ready a signal ends the process at once, with 0: nobody was told to send anything. Later the
     first one makes `wait` return, and the second ends the process at once. Workers end with their supervisor.
+
+    SIGHUP comes when the terminal is closed, and more than once: from the shell, and from the kernel when the shell has
+    gone. Therefore it drains, but never is the second signal. Under `nohup` it stays ignored.
     """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
+        self.on_sudden_end: Callable[[], None] = lambda: None
+        """Called before the process ends at once."""
         self._ready = threading.Event()
         self._stop = threading.Event()
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
@@ -130,7 +147,9 @@ class _Signals:
             (number,) = os.read(self._read, 1)
             if not self._ready.is_set():
                 log.info("ended before it was ready", signal=number)
+                self.on_sudden_end()
                 os._exit(0)
-            if self._stop.is_set():
+            if self._stop.is_set() and number != signal.SIGHUP:
+                self.on_sudden_end()
                 os._exit(128 + number)
             self._stop.set()

@@ -211,6 +211,11 @@ class Supervisor:
             if holder is not None:
                 holder.close()
 
+    def kill(self) -> None:
+        """End all workers at once, also those that are stopped and could not end by themselves."""
+        for worker in list(self._workers.values()):
+            worker.process.kill()
+
     def hear(self, worker: _Worker, question: Question) -> Any:
         """Answer what a worker asks, or take note of what it tells.
 
@@ -225,7 +230,7 @@ class Supervisor:
                 return worker.begin(ConfigError(reason))
             case ("totals",):
                 return self._shares_of_totals()
-        return self._administer(question)
+        return self._administer(worker, question)
 
     def _start_worker(self, index: int, *, late: bool = False) -> _Worker:
         """Start a worker in this place, `late` when others serve already.
@@ -274,15 +279,16 @@ class Supervisor:
                 shares.append(worker.line.ask("totals", timeout=_ANSWER_SECONDS))
         return shares
 
-    def _administer(self, request: Question) -> Any:
+    def _administer(self, asked: _Worker, request: Question) -> Any:
         """Carry an admin method out in one worker after the other. Returns the answer for the caller.
 
-        One method at a time, or two callers could leave workers in different states.
+        One method at a time, or two callers could leave workers in different states. A worker that is not ready yet has
+        its ports open already; it could not tell its caller of what the others have done.
         """
         with self._admin_turn:
             workers = self._ready_workers()
-            if not workers:
-                raise UnavailableError("no worker is ready; try again")
+            if asked not in workers:
+                raise UnavailableError("the worker that was asked is not ready; try again")
             try:
                 answers = _ask_all(workers, request)
                 self._wishes = workers[0].line.ask("wishes")

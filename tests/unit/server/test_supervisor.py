@@ -82,17 +82,26 @@ def test_what_was_refused_adds_up() -> None:
 
 
 def test_a_caller_is_told_to_try_again_when_a_worker_ends_meanwhile() -> None:
-    """And when there is none."""
+    """What it had done is gone with it."""
 
     def gone(*question: Any) -> Any:
         raise EOFError(question)
 
     with pytest.raises(UnavailableError, match="a worker ended while this was carried out; try again"):
         administer(supervise(gone), "load", "mnist", 1)
-    nobody = supervise(gone)
-    nobody._workers[0].ready = False
-    with pytest.raises(UnavailableError, match="no worker is ready; try again"):
-        administer(nobody, "load", "mnist", 1)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_worker_that_is_not_ready_passes_nothing_on(others: int) -> None:
+    """It could not tell its caller of a version that the others have loaded, and it has not."""
+
+    def untouched(*question: Any) -> Any:
+        raise AssertionError(question)
+
+    supervisor = supervise(*[untouched] * (1 + others))
+    supervisor._workers[0].ready = False
+    with pytest.raises(UnavailableError, match="the worker that was asked is not ready; try again"):
+        administer(supervisor, "load", "mnist", 1)
 
 
 @pytest.mark.parametrize(
