@@ -23,13 +23,17 @@ import numpy as np
 from benchmarks import common, known_server
 from benchmarks.common import Peer
 from convserve.loadtest import arrivals, calibration, plan, simulation, workload
+from convserve.loadtest.calibration import Calibration
 from convserve.loadtest.campaign import Campaign, Options, Progress
 from convserve.loadtest.dialects import Native, Wanted
 from convserve.loadtest.link import parse_target
+from convserve.loadtest.process import Load
+from convserve.loadtest.records import Records
 from convserve.loadtest.run import Run
 from convserve.loadtest.samples import ModelFacts, load
 from convserve.loadtest.scenario import SCENARIOS
-from convserve.loadtest.service_times import ServiceTimes
+from convserve.loadtest.service_times import fit
+from convserve.loadtest.tally import Tally
 
 CONNECTIONS, STREAMS = 4, 16
 LOADS = (0.5, 0.7, 0.85)
@@ -52,9 +56,27 @@ def options(port: int, model: str, scenario: str, **changes: Any) -> Options:
     return replace(given, **changes)
 
 
-def measure(chosen: Options) -> Run:
+class Recording(Progress):
+    """Keeps what was noted of every request of a run."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.pieces: list[Records] = []
+
+    def started(self, title: str, load: Load, tally: Tally) -> None:  # noqa: ARG002  # as the other's
+        """Listen to what the tally takes in."""
+        take = tally.take
+
+        def keep(records: Records) -> None:
+            self.pieces.append(records)
+            take(records)
+
+        tally.take = keep  # type: ignore[method-assign]
+
+
+def measure(chosen: Options, progress: Progress | None = None) -> Run:
     """One run."""
-    with Campaign(chosen, Progress()) as campaign:
+    with Campaign(chosen, progress or Progress()) as campaign:
         campaign.prepare()
         return campaign.single()
 
@@ -170,7 +192,7 @@ def compare(closed: Options, most_rows: int, seconds: float, repetitions: int) -
     calibrations: list[dict[str, Any]] = []
     disturbed: list[dict[str, float]] = []
 
-    def calibrate() -> tuple[ServiceTimes, float]:
+    def calibrate() -> tuple[Calibration, float]:
         measured = calibration.calibrate(closed, most_rows, min(seconds / 2, 4.0), Progress())
         times = measured.times
         middle = times.besides[len(times.besides) // 2]
@@ -182,16 +204,16 @@ def compare(closed: Options, most_rows: int, seconds: float, repetitions: int) -
             f" idle: times {idle:.2f}, {times.setup_after(1.0) * 1e3:.2f} ms{'; in doubt' if measured.doubts else ''}",
             flush=True,
         )
-        return times, pace()
+        return measured, pace()
 
     def pace() -> float:
         return measure(replace(closed, in_flight=CONNECTIONS * STREAMS, seconds=2.0)).throughput
 
     for repetition in range(repetitions):
-        times, steady = calibrate()
+        measured, steady = calibrate()
         for share in LOADS:
             for left in reversed(range(TRIES)):
-                row = predict_and_measure(closed, times, share, seconds, seed=repetition)
+                row = predict_and_measure(closed, measured, share, seconds, seed=repetition)
                 change = pace() / steady - 1
                 counts = abs(change) <= STEADY or not left
                 note = "" if counts else f", put aside ({change:+.0%})"
@@ -201,7 +223,7 @@ def compare(closed: Options, most_rows: int, seconds: float, repetitions: int) -
                     rows[share].append({**row, "change_of_speed": change})
                     break
                 disturbed.append({**row, "load": share, "change_of_speed": change})
-                times, steady = calibrate()
+                measured, steady = calibrate()
 
     def error(name: str) -> dict[str, float]:
         return {
@@ -214,6 +236,7 @@ def compare(closed: Options, most_rows: int, seconds: float, repetitions: int) -
         "p99_seconds": {f"{share:.0%}": found for share, found in rows.items()},
         "put_aside": disturbed,
         "simulated_p99_relative_error": error("simulated"),
+        "replayed_p99_relative_error": error("replayed"),
         "predicted_p99_relative_error": error("predicted"),
         "model_p99_relative_error": error("model"),
         "goal": f"simulated p99 within {PLAN_GOAL:.0%} at every load",
@@ -222,28 +245,56 @@ def compare(closed: Options, most_rows: int, seconds: float, repetitions: int) -
 
 
 def predict_and_measure(
-    closed: Options, times: ServiceTimes, share: float, seconds: float, *, seed: int
+    closed: Options, measured: Calibration, share: float, seconds: float, *, seed: int
 ) -> dict[str, float]:
     """Latencies in seconds at a share of the capacity, as predicted and as measured.
 
-    `simulated` had the arrivals of the run: over some thousand requests, luck alone moves a p99 by a fifth. `predicted`
-    is what a plan says, of 50,000 other arrivals.
+    `simulated` had the arrivals of the run: over some thousand requests, luck alone moves a p99 by a fifth. `replayed`
+    had also the speed of the machine during the run, batch by batch, as the server told it: what it misses is the
+    simulation's fault, and what `simulated` misses beyond that is the machine's, which was not as fast as before.
+    `predicted` is what a plan says, of 50,000 other arrivals.
     """
+    times = measured.times
     rate = share * times.capacity
     predicted = plan.predict(times, rate)
-    run = measure(replace(closed, scenario=SCENARIOS["server"], rate=rate, seconds=seconds, seed=seed))
+    recording = Recording()
+    run = measure(replace(closed, scenario=SCENARIOS["server"], rate=rate, seconds=seconds, seed=seed), recording)
     assert run.load.profile is not None
     came = arrivals.poisson(run.load.profile, run.load.seed)
-    latencies = simulation.simulate(came, times.at(rate), seed=seed).latencies[came >= run.load.warmup]
-    p50, p99 = np.quantile(latencies, [0.5, 0.99], method="inverted_cdf").tolist()
+    times = times.at(rate)
+
+    def quantiles(**changes: Any) -> list[float]:
+        latencies = simulation.simulate(came, times, seed=seed, **changes).latencies[came >= run.load.warmup]
+        p50, p99 = np.quantile(latencies, [0.5, 0.99], method="inverted_cdf")
+        return [float(p50), float(p99)]
+
+    p50, p99 = quantiles()
+    fixed, each = fit({float(size): seconds for size, seconds in measured.run_seconds.items()})
+    stretch = times.each / each
+    now_and_then = slowness(np.concatenate(recording.pieces), fixed * stretch, each * stretch)
+    replayed_p50, replayed_p99 = quantiles(slowness=now_and_then)
     return {
         "measured": run.percentile(0.99) or float("inf"),
         "simulated": p99,
+        "replayed": replayed_p99,
         "predicted": predicted.simulated["p99"],
         "model": predicted.model["p99"],
         "measured_p50": run.percentile(0.5) or float("inf"),
         "simulated_p50": p50,
+        "replayed_p50": replayed_p50,
     }
+
+
+def slowness(records: Records, fixed: float, each: float) -> Callable[[float], float]:
+    """How many times as long as `fixed + each * n` the model's runs took, by when the next one began, in seconds."""
+    records = records[(records["code"] == 0) & (records["batch"] > 0)]
+    _, first = np.unique(records[["run", "batch"]], return_index=True)  # requests of a batch are told the same
+    batches = records[first]
+    starts = batches["done"] - batches["run"]
+    order = np.argsort(starts)
+    moments = np.asarray(starts[order], np.float64)
+    factors = np.asarray((batches["run"] / (fixed + each * batches["batch"]))[order], np.float64).tolist()
+    return lambda now: factors[min(int(np.searchsorted(moments, now)), len(factors) - 1)]
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

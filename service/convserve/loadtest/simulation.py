@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,14 @@ class Simulated:
         return float(np.quantile(self.latencies, share, method="inverted_cdf"))
 
 
-def simulate(arrivals: Times, times: ServiceTimes, limits: QueueLimits | None = None, *, seed: int = 0) -> Simulated:
+def simulate(
+    arrivals: Times,
+    times: ServiceTimes,
+    limits: QueueLimits | None = None,
+    *,
+    seed: int = 0,
+    slowness: Callable[[float], float] = lambda _: 1.0,
+) -> Simulated:
     """Let requests arrive at a batching server; one request is one row.
 
     Args:
@@ -46,9 +54,11 @@ def simulate(arrivals: Times, times: ServiceTimes, limits: QueueLimits | None = 
         times: what the server's work takes.
         limits: of the queue; None: room for all, and no waiting for more rows.
         seed: of the draws from `times.besides`.
+        slowness: how many times as long work takes that begins at a moment in seconds; for a machine whose speed
+            changes.
     """
     limits = limits or QueueLimits(max_batch_size=times.most, max_queue_rows=10**9, max_queue_bytes=10**12)
-    server = _Server(arrivals.tolist(), times, BatchQueue(limits, times.run))
+    server = _Server(arrivals.tolist(), times, BatchQueue(limits, times.run), slowness)
     server.play()
     drawn = np.random.default_rng(seed).choice(np.array(times.besides), len(arrivals))
     return Simulated(np.array(server.latencies) + drawn, server.batches)
@@ -57,13 +67,16 @@ def simulate(arrivals: Times, times: ServiceTimes, limits: QueueLimits | None = 
 class _Server:
     """One processor and what it has to do."""
 
-    def __init__(self, arrivals: list[float], times: ServiceTimes, queue: BatchQueue) -> None:
+    def __init__(
+        self, arrivals: list[float], times: ServiceTimes, queue: BatchQueue, slowness: Callable[[float], float]
+    ) -> None:
         self.latencies = [math.inf] * len(arrivals)
         self.batches = 0
         self._arrivals = arrivals
         self._times = times
         self._half = times.handling / 2
         self._queue = queue
+        self._slowness = slowness
         self._image = np.empty((1, 1), np.uint8)
         self._next = 0
         self._idle_since: float | None = 0.0
@@ -101,8 +114,9 @@ class _Server:
         if self._idle_since is not None:
             now += self._times.setup_after(now - self._idle_since)
             self._idle_since = None
+        slow = self._slowness(now)
         if kind == "in":
-            now += self._half
+            now += self._half * slow
             item = Item(self._image, _ignore)
             try:
                 self._queue.offer(item, now)
@@ -113,7 +127,7 @@ class _Server:
                 self._plan_run()
             return now
         if kind == "out":
-            now += self._half
+            now += self._half * slow
             self.latencies[number] = now - self._arrivals[number]
             return now
         self._run_planned = False
@@ -122,7 +136,7 @@ class _Server:
             self._run_at = math.inf if taken is None else taken
             return now
         self.batches += 1
-        end = now + self._times.run(taken.rows)
+        end = now + self._times.run(taken.rows) * slow
         self._arrive(end)  # those that came meanwhile stand in line before the answers
         self._work.extend(("out", self._numbers.pop(id(part.item))) for part in taken.parts)
         if self._queue.rows or any(kind == "in" for kind, _ in self._work):

@@ -124,6 +124,13 @@ def test_what_comes_during_a_run_shares_the_next() -> None:
     assert found.latencies == pytest.approx([0.011, 0.022, 0.021, 0.020])
 
 
+def test_a_machine_that_is_slow_for_a_while() -> None:
+    """Whatever begins in that while takes as many times as long: run and RPC work."""
+    times = ServiceTimes(0.010, 0.0, 0.004, 8)
+    slow = simulation.simulate(np.array([0.0, 1.0, 2.0]), times, slowness=lambda now: 3.0 if 1 <= now < 2 else 1.0)
+    assert slow.latencies.tolist() == pytest.approx([0.014, 0.042, 0.014])
+
+
 def test_full_batches_leave_others_waiting() -> None:
     """At most two at once: five that come together need three runs."""
     found = simulation.simulate(np.zeros(5), ServiceTimes(0.01, 0.0, 0.0, 2))
