@@ -10,9 +10,10 @@ from io import TextIOWrapper
 
 from convserve import __version__
 from convserve.cli import classify, doctor, loadtest, models, plan, serve
+from convserve.cli.common import INTERRUPTED
 from convserve.errors import ConvserveError
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
+OK, FAILED = 0, 1
 """Exit statuses; argparse ends with 2 when the command line is wrong."""
 
 _COMMANDS = {

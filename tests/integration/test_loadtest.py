@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -117,6 +118,42 @@ def test_a_report_that_cannot_be_written_takes_nothing_away(server: ServerProces
     status, found, stderr = loadtest(server.target, "--rate", "20", "--report", str(tmp_path / "no/such/r.html"))
     assert (status, only_run(found)["statuses"].keys()) == (1, {"OK"})
     assert "cannot be written" in stderr
+
+
+@pytest.mark.parametrize("flags", [["--sweep", "20,21,22,23"], ["--slo", "p50=60s"]], ids=["sweep", "search"])
+def test_ctrl_c_keeps_what_was_measured(server: ServerProcess, tmp_path: Path, flags: list[str]) -> None:
+    """Runs that are over are told and reported; the exit status is that of an interruption."""
+    command = [sys.executable, "-m", "convserve", "loadtest", "--target", server.target, "--model", "stripes", "--json"]
+    command += ["--warmup", "0.1", "--duration", "1", "--samples", "4", "--report", str(tmp_path / "report.html")]
+    with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any(" requests/s: " in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        found, last = json.loads(process.stdout.read()), process.stderr.read()
+    assert process.returncode == 130
+    assert (len(found["runs"]) >= 1, found["highest_rate"]) == (True, None)
+    assert "run(s): interrupted" in found["problems"][-1]
+    assert (found["problems"][-1] in last, "Traceback" in last) == (True, False)
+    assert "run(s): interrupted" in (tmp_path / "report.html").read_text()
+
+
+def test_a_sweep_whose_server_goes_keeps_what_was_measured() -> None:
+    """The runs before are told, then what happened."""
+    with running() as fake:
+        version = model_pb2.ModelVersion(version=4, input_shape=[1, 1, 1], labels=[str(n) for n in range(256)])
+        fake.models = [model_pb2.Model(name="stripes", versions=[version])]
+        command = [sys.executable, "-m", "convserve", "loadtest", "--target", fake.target, "--model", "stripes"]
+        command += ["--json", "--warmup", "0.1", "--duration", "1", "--samples", "4", "--sweep", "20,21,22"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        assert any("20 requests/s: " in line for line in iter(process.stderr.readline, ""))
+    out, last = process.communicate(timeout=60)
+    found = json.loads(out)
+    assert (process.returncode, "Traceback" in last) == (1, False)
+    assert found["runs"][0]["statuses"] == {"OK": found["runs"][0]["requests"]}
+    assert "cannot be reached" in found["problems"][-1]
 
 
 def test_a_dead_target_is_a_sentence() -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from convserve.client import Client
     from convserve.loadtest.link import Target
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
 TARGET_VARIABLE = "CONVSERVE_TARGET"
 DEFAULT_TARGET = "127.0.0.1:8001"
 

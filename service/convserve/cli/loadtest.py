@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convserve.cli import common
-from convserve.errors import RuntimeNotInstalledError
+from convserve.errors import ConvserveError, RuntimeNotInstalledError
 
 if TYPE_CHECKING:
     from convserve.loadtest.campaign import Campaign, Options
@@ -112,15 +112,23 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     options = _options(args)
     found: Found | None = None
+    stopped: KeyboardInterrupt | ConvserveError | None = None
     with LiveProgress(Console(stderr=True)) as progress, Campaign(options, progress) as campaign:
         campaign.prepare()
-        if options.sweep:
-            campaign.sweep(options.sweep)
-        elif options.searches:
-            found = campaign.search()
-        else:
-            campaign.single()
+        try:
+            if options.sweep:
+                campaign.sweep(options.sweep)
+            elif options.searches:
+                found = campaign.search()
+            else:
+                campaign.single()
+        except (KeyboardInterrupt, ConvserveError) as error:
+            if not campaign.runs:
+                raise
+            stopped = error  # what the runs before have shown is told
     problems = _problems(campaign, found)
+    if stopped is not None:
+        problems.append(f"ended after {len(campaign.runs)} run(s): {str(stopped) or 'interrupted'}")
     if args.json:
         print(json.dumps(_json(campaign, found, problems)))
     else:
@@ -131,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
         from convserve.loadtest.html import write
 
         write(Path(args.report), campaign, found, problems)
+    if isinstance(stopped, KeyboardInterrupt):
+        return common.INTERRUPTED
     return 1 if problems else 0
 
 
@@ -179,12 +189,12 @@ def _problems(campaign: Campaign, found: Found | None) -> list[str]:
     some rate too, and it tells by itself where invalid runs leave it in doubt.
     """
     problems = []
-    sweeps = bool(campaign.options.sweep)
-    excused = ("SLO", "none of") if found is not None else ("SLO",) if sweeps else ()
+    sweeps, searches = bool(campaign.options.sweep), campaign.options.searches
+    excused = ("SLO", "none of") if searches else ("SLO",) if sweeps else ()
     for run in campaign.runs:
-        at = f"at {run.rate:,.0f} requests/s: " if (found or sweeps) and run.rate is not None else ""
+        at = f"at {run.rate:,.0f} requests/s: " if (searches or sweeps) and run.rate is not None else ""
         problems += [at + text for text in run.failures if not text.startswith(excused)]
-        if found is None:
+        if not searches:
             problems += [f"invalid: {at}{text}" for text in run.invalid]
     if found is not None and found.in_doubt:
         problems.append(

@@ -18,7 +18,8 @@ from convserve.loadtest.asking import Asker
 from convserve.loadtest.dialects import Wanted
 from convserve.loadtest.fleet import Fleet
 from convserve.loadtest.link import Target
-from convserve.loadtest.process import MOST_CONNECTIONS, Load, Setup
+from convserve.loadtest.loop import MOST_CONNECTIONS
+from convserve.loadtest.process import Load, Setup
 from convserve.loadtest.run import Goals, Run
 from convserve.loadtest.samples import ModelFacts
 from convserve.loadtest.scenario import (

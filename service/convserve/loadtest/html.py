@@ -59,7 +59,9 @@ def _page(campaign: Campaign, run: Run, found: Found | None, problems: Sequence[
             if text not in str(problems)
         ),
     ]
-    if not problems and not run.invalid:
+    if run.tally.failed and not run.verdicts:
+        parts.append(f"<p class='bad'>{run.tally.failed:,} of {run.tally.requests:,} requests failed.</p>")
+    elif not problems and not run.invalid:
         parts.append("<p class='good'>Answers were right, promises kept, and the client was not the bottleneck.</p>")
     parts += [
         f"<div class='scroll'>{picture}</div>",

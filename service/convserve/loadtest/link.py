@@ -121,6 +121,11 @@ class Link:
         return self._connection.ready
 
     @property
+    def closing(self) -> bool:
+        """Whether no call may be sent ever again: time for another connection."""
+        return self._connection.closing
+
+    @property
     def spent(self) -> bool:
         """Whether no call is under way and none may be sent: time to close."""
         return self._connection.closing and not self._connection.in_flight

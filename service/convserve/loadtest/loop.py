@@ -21,6 +21,8 @@ from convserve.loadtest.workload import Prepared
 _BURST = 64
 """Requests sent before answers are looked at again."""
 _RECONNECT_SECONDS = 0.05
+MOST_CONNECTIONS = 1000
+"""Of one process: `select` knows file descriptors up to 1,023."""
 _REPORT_SECONDS, _REPORT_RECORDS = 0.25, 128
 """Records go when so much time has passed, or so many are there: packing more at once would hold requests up."""
 DEADLINE_EXCEEDED, UNAVAILABLE, INTERNAL = 4, 14, 13
@@ -83,6 +85,8 @@ class Loop:
         self._wait = wait
         self._emit = emit
         self._links: list[Link | None] = [connect() for _ in range(connections)]
+        self._leaving: list[Link] = []
+        """Those that take no more calls, until the last one there has ended."""
         self._retry_at = 0.0
         self._turn = 0
         self._calls: dict[tuple[int, int], _Call] = {}
@@ -116,9 +120,8 @@ class Loop:
 
     def close(self) -> None:
         """Close the connections."""
-        for link in self._links:
-            if link is not None:
-                link.close()
+        for link in self._all_links():
+            link.close()
 
     def _send_due(self, pacing: Pacing, now: float) -> bool:
         """Send what is due, some at a time. Returns whether more may be."""
@@ -170,13 +173,13 @@ class Loop:
         return None
 
     def _flush(self, pacing: Pacing) -> None:
-        for link in self._open_links():
+        for link in self._all_links():
             if link.unsent and (lost := link.flush()):
                 self._complete(pacing, link, lost, self._clock())
 
     def _await(self, pacing: Pacing, seconds: float) -> None:
         """Wait for answers, or until the next thing is to be done, and take what came."""
-        links = self._open_links()
+        links = self._all_links()
         writers = [link for link in links if link.unsent]
         begun = self._clock()
         readable = self._wait(links, writers, seconds)
@@ -185,10 +188,14 @@ class Loop:
         for link in readable:
             self._complete(pacing, link, link.receive(), now)
         for at, slot in enumerate(self._links):
-            if slot is not None and slot.spent:
-                slot.flush()
-                slot.close()
+            few = len(self._links) + len(self._leaving) < MOST_CONNECTIONS
+            if slot is not None and slot.closing and (few or slot.spent):
+                self._leaving.append(slot)
                 self._links[at] = None
+        for link in [link for link in self._leaving if link.spent]:
+            link.flush()
+            link.close()
+            self._leaving.remove(link)
 
     def _patience(self, pacing: Pacing) -> float:
         """Seconds until something is to be done even if no answer comes."""
@@ -248,6 +255,9 @@ class Loop:
 
     def _open_links(self) -> list[Link]:
         return [link for link in self._links if link is not None]
+
+    def _all_links(self) -> list[Link]:
+        return self._open_links() + self._leaving
 
     def _snapshot(self, now: float) -> tuple[float, ...]:
         return now, time.process_time(), self._waited, _starved_seconds()

@@ -28,9 +28,6 @@ from convserve.loadtest.loop import Loop
 from convserve.loadtest.pacing import ClosedLoop, OpenLoop, Pacing
 from convserve.loadtest.workload import Prepared
 
-MOST_CONNECTIONS = 1000
-"""Of one process: `select` knows file descriptors up to 1,023."""
-
 _PR_SET_TIMERSLACK = 29
 
 

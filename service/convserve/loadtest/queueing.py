@@ -35,6 +35,8 @@ HIGHEST_LOAD = 0.97
 
 _MOMENTS = 48
 """Points at which a request may arrive within a batch."""
+_MOST_STATES = 1000
+"""Of the chain: once it has so many it is not made longer."""
 
 
 def percentiles(times: ServiceTimes, rate: float, shares: Sequence[float]) -> list[float]:
@@ -55,19 +57,18 @@ def percentiles(times: ServiceTimes, rate: float, shares: Sequence[float]) -> li
 def _within(times: ServiceTimes, rate: float) -> tuple[Floats, Floats]:
     """Times in queue and batch, and how often each comes."""
     setup = times.setup_after(1 / rate)  # idleness ends with the next arrival
-    starts = _starts(times, rate, setup)
     most = times.most
     latencies: list[Floats] = []
     weights: list[Floats] = []
     idle = 0.0
-    for state, probability in enumerate(starts.tolist()):
+    for state, probability in zip(*_starts(times, rate, setup), strict=True):
         if probability < 1e-12:
             continue
         left, seconds = _step(times, state, setup)
-        arrivals = _poisson(rate * seconds)
+        arrivals, chances = _arrivals(rate * seconds)
         if left == 0:
-            idle += probability * float(arrivals[0])
-        others = np.arange(len(arrivals))[:, None]  # besides the request that is followed
+            idle += probability * math.exp(-rate * seconds)
+        others = arrivals[:, None]  # besides the request that is followed
         moment = (np.arange(_MOMENTS)[None, :] + 0.5) / _MOMENTS
         place = left + 1 + others * moment  # those that came before it, on average
         rounds = np.ceil(place / most) - 1  # full batches that go first
@@ -76,7 +77,7 @@ def _within(times: ServiceTimes, rate: float) -> tuple[Floats, Floats]:
         own = np.clip(place - rounds * most, 1, size)  # its place in its batch: replies leave one after the other
         answer = times.fixed + times.each * size + times.handling * (size + own) / 2
         latency = seconds * (1 - moment) + rounds * times.batch(most) + answer
-        weight = probability * rate * seconds * arrivals[:, None] / _MOMENTS
+        weight = probability * rate * seconds * chances[:, None] / _MOMENTS
         latencies.append(latency.ravel())
         weights.append(np.broadcast_to(weight, latency.shape).ravel())
     latencies.append(np.array([times.batch(1) + setup]))
@@ -84,36 +85,54 @@ def _within(times: ServiceTimes, rate: float) -> tuple[Floats, Floats]:
     return np.concatenate(latencies), np.concatenate(weights)
 
 
-def _starts(times: ServiceTimes, rate: float, setup: float) -> Floats:
-    """The probability of each state when a batch starts: 0, one request that found the server idle; n, n present."""
-    most = times.most
-    states = 4 * most + 64
+def _starts(times: ServiceTimes, rate: float, setup: float) -> tuple[list[float], list[float]]:
+    """States when a batch starts, and their probabilities: 0, one request that found the server idle; n, n present."""
+    highest = 4 * times.most + 64
     while True:
-        chain = np.zeros((states, states))
-        for state, row in enumerate(chain):
+        states = _states(highest)
+        chain = np.zeros((len(states), len(states)))
+        for row, state in zip(chain, states.tolist(), strict=True):
             left, seconds = _step(times, state, setup)
-            arrivals = _poisson(rate * seconds)[: states - left]
-            row[left : left + len(arrivals)] = arrivals  # nobody there: the next batch starts with the next arrival
-            row[-1] += max(1 - row.sum(), 0)
-        system = chain.T - np.eye(states)
+            arrivals, chances = _arrivals(rate * seconds)
+            # What falls between two states is split so that the mean stays; nobody there: the next batch starts with
+            # the next arrival.
+            above = np.clip(np.searchsorted(states, left + arrivals, "right"), 1, len(states) - 1)
+            share = np.clip((left + arrivals - states[above - 1]) / (states[above] - states[above - 1]), 0, 1)
+            np.add.at(row, above - 1, chances * (1 - share))
+            np.add.at(row, above, chances * share)
+        system = chain.T - np.eye(len(states))
         system[-1] = 1
-        goal = np.zeros(states)
+        goal = np.zeros(len(states))
         goal[-1] = 1
         found = np.clip(np.linalg.solve(system, goal), 0, None)
-        if found[-most:].sum() < 1e-6 or states > 1200:
-            return np.asarray(found / found.sum(), np.float64)
-        states *= 2
+        if found[states > states[-1] - times.most].sum() < 1e-6 or len(states) > _MOST_STATES:
+            return states.tolist(), (found / found.sum()).tolist()
+        highest *= 2
 
 
-def _step(times: ServiceTimes, state: int, setup: float) -> tuple[int, float]:
+def _states(highest: int) -> Floats:
+    """The numbers of requests that are told apart, from 0: all of them at first, and of many some.
+
+    They lie an eighth of a Poisson deviation apart, or half a percent where that is more.
+    """
+    found = [0]
+    while found[-1] < highest:
+        found.append(found[-1] + max(1, math.isqrt(found[-1]) // 8, found[-1] // 200))
+    return np.array(found, np.float64)
+
+
+def _step(times: ServiceTimes, state: float, setup: float) -> tuple[float, float]:
     """What a batch does in a state: requests that it leaves behind, and seconds."""
     present = max(state, 1)
     taken = min(present, times.most)
     return present - taken, times.batch(taken) + (0.0 if state else setup)
 
 
-def _poisson(mean: float) -> Floats:
-    """Probabilities of 0, 1, 2, ... up to where they vanish."""
-    last = int(mean + 9 * math.sqrt(mean) + 12)
-    logs = np.concatenate([[0.0], np.cumsum(np.log(mean / np.arange(1, last + 1)))]) - mean
-    return np.asarray(np.exp(logs), np.float64)
+def _arrivals(mean: float) -> tuple[Floats, Floats]:
+    """How many may come where `mean` do on average (Poisson), and how probable each number is; of many, some."""
+    deviation = math.sqrt(mean)
+    reach = 9 * deviation + 12
+    numbers = np.arange(max(int(mean - reach), 0), int(mean + reach) + 1, max(int(deviation / 8), 1), dtype=np.float64)
+    logs = numbers * math.log(mean) - np.array([math.lgamma(number + 1) for number in numbers.tolist()])
+    chances = np.exp(logs - logs.max())
+    return numbers, chances / chances.sum()

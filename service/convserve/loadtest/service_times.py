@@ -48,11 +48,11 @@ class ServiceTimes:
         if not all(0 <= part < math.inf for part in parts) or self.fixed + self.each <= 0 or self.most < 1:
             raise ConfigError(f"batch times must be above 0 and batches hold a request; got {self}")
 
-    def run(self, requests: int) -> float:
+    def run(self, requests: float) -> float:
         """Seconds that the model's run of so many requests takes, with the RPC work that each batch has."""
         return self.fixed + self.each * requests
 
-    def batch(self, requests: int) -> float:
+    def batch(self, requests: float) -> float:
         """Seconds that so many requests cost the server in all, when they share a run."""
         return self.run(requests) + self.handling * requests
 

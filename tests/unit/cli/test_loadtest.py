@@ -14,9 +14,11 @@ from convserve.loadtest.search import Found
 MISSED, UNANSWERED, WRONG = "SLO p99=20ms was missed", "none of 9 requests was answered", "1 of 9 answers were wrong"
 
 
-def campaign(*failures: str, invalid: tuple[str, ...] = (), sweep: tuple[float, ...] = ()) -> Any:
+def campaign(
+    *failures: str, invalid: tuple[str, ...] = (), sweep: tuple[float, ...] = (), searches: bool = False
+) -> Any:
     run = SimpleNamespace(failures=list(failures), invalid=list(invalid), rate=50.0)
-    return SimpleNamespace(runs=[run], options=SimpleNamespace(sweep=sweep), lowest_rate=10.0)
+    return SimpleNamespace(runs=[run], options=SimpleNamespace(sweep=sweep, searches=searches), lowest_rate=10.0)
 
 
 @pytest.mark.parametrize(
@@ -34,15 +36,21 @@ def campaign(*failures: str, invalid: tuple[str, ...] = (), sweep: tuple[float, 
 )
 def test_what_is_looked_for_is_no_problem(sweep: tuple[float, ...], found: Found | None, problems: list[str]) -> None:
     """Rates that miss the SLO are what a search and a sweep are about; wrong answers and invalid runs are not."""
-    made = campaign(MISSED, UNANSWERED, WRONG, invalid=("busy",), sweep=sweep)
+    made = campaign(MISSED, UNANSWERED, WRONG, invalid=("busy",), sweep=sweep, searches=found is not None)
     assert _problems(made, found) == problems
 
 
 def test_a_search_that_found_nothing_or_is_in_doubt_has_failed() -> None:
     """Its number would be read as the server's."""
-    assert "no rate kept the SLO" in _problems(campaign(), Found(0.0))[0]
-    assert "higher rates failed in invalid runs only" in _problems(campaign(), Found(50.0, in_doubt=True))[0]
-    assert _problems(campaign(), Found(50.0)) == []
+    made = campaign(searches=True)
+    assert "no rate kept the SLO" in _problems(made, Found(0.0))[0]
+    assert "higher rates failed in invalid runs only" in _problems(made, Found(50.0, in_doubt=True))[0]
+    assert _problems(made, Found(50.0)) == []
+
+
+def test_a_search_that_was_interrupted_says_nothing_of_the_slo() -> None:
+    """What it did not come to is not missed."""
+    assert _problems(campaign(MISSED, invalid=("busy",), searches=True), None) == []
 
 
 @pytest.mark.parametrize("rates", ["0", "100,-5", "100,nan", "x"])

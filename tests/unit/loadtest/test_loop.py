@@ -55,7 +55,7 @@ class FakeLink:
         self.due: list[tuple[float, int, int, bytes]] = []
         self.stream = -1
         self.ready = True
-        self.spent = self.unsent = False
+        self.closing = self.closed = self.unsent = False
         self.cancelled: list[int] = []
 
     def send(self, framed: bytes) -> int:
@@ -78,8 +78,12 @@ class FakeLink:
             replies.append(Reply(stream, code, message, "refused" if code else ""))
         return replies
 
+    @property
+    def spent(self) -> bool:
+        return self.closing and not self.due
+
     def close(self) -> None:
-        self.spent = False
+        self.closed = True
 
 
 class FakeDialect:
@@ -223,7 +227,7 @@ def test_a_lost_connection_is_made_anew() -> None:
             if 1 <= now < 2 and not world.refusing:
                 world.refusing = True
                 for link in world.links:
-                    link.ready, link.spent = False, True
+                    link.ready, link.closing = False, True
             elif now >= 2:
                 world.refusing = False
             return super().take(now)
@@ -235,6 +239,23 @@ def test_a_lost_connection_is_made_anew() -> None:
     assert "refused" in loop.stats.details[14]
 
 
+def test_a_server_that_goes_away_is_left_at_once() -> None:
+    """It answers what it has and takes no more: what comes next goes over a new connection, before the last answer."""
+    world = World(lambda now: now + (5.0 if now < 0.5 else 0.001))
+
+    class Leaving(OpenLoop):
+        def take(self, now: float) -> float | None:
+            if now >= 0.5:
+                world.links[0].ready, world.links[0].closing = False, True
+            return super().take(now)
+
+    tally, _ = play(world, Leaving(arrivals.paced(arrivals.constant(10, 1))), connections=1)
+    assert tally.statuses == {0: 10}
+    assert tally.latencies.percentile(0.4) == pytest.approx(0.001, rel=0.01)
+    assert [link.closed for link in world.links] == [True, True]
+    assert world.now == pytest.approx(5.4, abs=0.01)
+
+
 def test_a_closed_loop_does_not_race_against_a_closed_door() -> None:
     """Without a server, callers try again after a while, not as fast as the processor can."""
     world = World(lambda now: now + 0.001)
@@ -244,7 +265,7 @@ def test_a_closed_loop_does_not_race_against_a_closed_door() -> None:
             if not world.refusing:
                 world.refusing = True
                 for link in world.links:
-                    link.ready, link.spent = False, True
+                    link.ready, link.closing = False, True
             return super().take(now)
 
     tally, _ = play(world, Broken(2, 1.0), connections=1, seconds=1.0)

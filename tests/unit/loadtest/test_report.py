@@ -77,6 +77,16 @@ def test_a_report_is_a_page(counts: tuple[int, int], tmp_path: Path) -> None:
     assert ("class='bad'" in text) == (counts[1] > 0)
 
 
+def test_a_report_does_not_praise_a_run_with_failures(tmp_path: Path) -> None:
+    """Nothing was promised, so nothing was broken; but it says how many failed, and not that all was well."""
+    run = run_of(480, 20)
+    run.verdicts = []
+    html.write(tmp_path / "report.html", campaign_of(run), None, [])
+    page = (tmp_path / "report.html").read_text()
+    assert "20 of 500 requests failed" in page
+    assert "promises kept" not in page
+
+
 def test_a_search_leads_with_its_result(tmp_path: Path) -> None:
     """The rate found, and whether it is in doubt; the picture is of a run at that rate."""
     found = Found(40.0, [(40.0, True)], in_doubt=True)
