@@ -18,12 +18,18 @@ def classifications(reply: pb.ClassifyResponse, rows: int) -> list[Classificatio
     Raises:
         InternalError: the reply does not fit the request.
     """
+    told = sum(message.request_rows for message in reply.batches)
+    if len(reply.results) != rows or told not in (0, rows) or not all(one.predictions for one in reply.results):
+        counts = [len(result.predictions) for result in reply.results[: rows + 1]]
+        raise InternalError(
+            f"the server answered {rows} images with {len(reply.results)} results of {counts} predictions,"
+            f" in batches of {told} rows"
+        )
     model, version, request_id = reply.model, reply.model_version, reply.request_id
     batches: list[BatchInfo | None] = []
     for message in reply.batches:
         batches += [_batch(message)] * message.request_rows
-    batches = batches or [None] * rows
-    found = [
+    return [
         Classification(
             tuple([Prediction(one.label, one.index, one.probability) for one in result.predictions]),
             model,
@@ -32,15 +38,8 @@ def classifications(reply: pb.ClassifyResponse, rows: int) -> list[Classificatio
             batch,
             request_id,
         )
-        for result, batch in zip(reply.results, batches, strict=False)
+        for result, batch in zip(reply.results, batches or [None] * rows, strict=True)
     ]
-    if len(reply.results) != rows or len(batches) != rows or not all(one.top for one in found):
-        counts = [len(result.predictions) for result in reply.results]
-        raise InternalError(
-            f"the server answered {rows} images with {len(counts)} results of {counts} predictions,"
-            f" in batches of {sum(message.request_rows for message in reply.batches)} rows"
-        )
-    return found
 
 
 def _batch(message: pb.BatchInfo) -> BatchInfo:

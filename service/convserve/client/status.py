@@ -102,6 +102,13 @@ def closed(request_id: str) -> errors.ConvserveError:
     return error
 
 
+def without_reply(request_id: str) -> errors.ConvserveError:
+    """The error of a call that ended well and without a message, or with one that cannot be read: gRPC gives None."""
+    error = errors.InternalError("the server answered without a message that can be read")
+    error.request_id = request_id
+    return error
+
+
 def moved(error: errors.ConvserveError, by: int) -> errors.ConvserveError:
     """A copy of an error for one of several callers, with positions of images moved by `by`."""
     made = copy.copy(error)

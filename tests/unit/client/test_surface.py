@@ -144,6 +144,34 @@ print(used.classify(b"\\x09", model="m").index)
     assert indices == ["7", "8", "9"]
 
 
+def test_a_fork_during_the_first_call_leaves_nothing_half_made(fake: FakeServer) -> None:
+    """A client whose first call has begun is used, although it has no connections yet."""
+    code = """
+import os, sys, convserve
+from convserve.client.sync import calls
+
+client = convserve.Client(sys.argv[1])
+make, children = calls.Connection, []
+
+def forking(settings, **options):
+    if not children and (child := os.fork()):
+        children.append(child)
+    elif not children:
+        calls.Connection = make
+        try:
+            client.classify(b"\\x06", model="m")
+        except convserve.ClosedError as error:
+            print(error, flush=True)
+        os._exit(0)
+    return make(settings, **options)
+
+calls.Connection = forking
+print(client.classify(b"\\x05", model="m").index, flush=True)
+os.wait()
+"""
+    assert "was used before the process was forked" in python(code, fake.target)
+
+
 def test_a_forked_process_is_told_by_the_asynchronous_client(fake: FakeServer) -> None:
     """Not left hanging on its parent's connections."""
     code = """

@@ -126,6 +126,8 @@ class Calls:
                 if await self._closed_within(delay):
                     raise status.closed(terms.request_id) from failure
             else:
+                if reply is None:
+                    raise status.without_reply(terms.request_id)
                 self.retries.budget.deposit()
                 return reply
 

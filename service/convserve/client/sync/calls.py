@@ -55,6 +55,7 @@ class Calls:
         self.retries = retries
         self._lock = threading.Lock()
         self._generation = process.generation()
+        self._used = False
         self._pool: Pool[Connection] | None = None
         self._control_pool: Pool[Connection] | None = None
         self.closed = threading.Event()
@@ -67,11 +68,9 @@ class Calls:
             ClosedError: the client was closed, or this is a forked process.
         """
         self._check_open()
-        if self._generation != process.generation():
-            if self._pool is None and self._control_pool is None:  # never used before the fork: as good as new
-                self._generation = process.generation()
-                self._lock = threading.Lock()
-            process.check(self._generation)
+        if not self._used:
+            self._generation, self._used = process.generation(), True  # in this order: other threads look too
+        process.check(self._generation)
 
     @property
     def pool(self) -> Pool[Connection]:
@@ -163,9 +162,11 @@ class Call(Generic[Q, A]):
                         raise error from failure
                 finally:
                     del error  # whose traceback refers to this frame: the request would wait for the garbage collector
-                if self._calls.closed.wait(delay):
+                if self._calls.closed.wait(min(delay, threading.TIMEOUT_MAX)):
                     raise status.closed(self._terms.request_id) from failure
             else:
+                if reply is None:
+                    raise status.without_reply(self._terms.request_id)
                 retries.budget.deposit()
                 return reply
 
