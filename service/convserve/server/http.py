@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,6 +21,10 @@ from convserve.errors import ConfigError
 
 _SECONDS_TO_ASK = 10.0
 """How long a connection may take over its request, so that silent and slow ones do not gather."""
+
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_RETRY_SECONDS = 1.0
+"""How soon a connection for which there was no file descriptor or memory is tried again; gRPC does so too."""
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +129,16 @@ class _Listener(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._asking: dict[Any, float] = {}
         super().__init__((host.strip("[]"), port), handler)
+
+    def get_request(self) -> Any:
+        """Take the next connection; wait where there is no room for it, for the next look would come at once."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                log.error("no HTTP connection can be taken", reason=error.strerror)
+                time.sleep(_RETRY_SECONDS)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a connection's thread, and the time that it has to ask."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import socket
+import socketserver
 import struct
 import threading
 from collections.abc import Iterator
@@ -39,6 +41,27 @@ def test_addresses_of_version_6(host: str, seen_from: str) -> None:
         connection = http.client.HTTPConnection(seen_from, port, timeout=20)
         connection.request("GET", "/livez")
         assert connection.getresponse().read() == b"ok\n"
+        connection.close()
+
+
+def test_a_process_without_file_descriptors_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not try again and again, which took a whole core from the calls that were there; then it answers."""
+    take = socketserver.TCPServer.get_request
+    tries = []
+
+    def take_none(self: socketserver.TCPServer) -> object:
+        tries.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socketserver.TCPServer, "get_request", take_none)
+    with serving() as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/livez")
+        until(lambda: bool(tries))
+        threading.Event().wait(0.3)
+        monkeypatch.setattr(socketserver.TCPServer, "get_request", take)
+        assert connection.getresponse().read() == b"ok\n"
+        assert len(tries) <= 2
         connection.close()
 
 
