@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in _COMMANDS.values():
         command.add_parser(subparsers)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown and "settings_unknown" not in args:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status: int = _COMMANDS[args.command].run(args)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,8 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+import convserve
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +48,22 @@ def test_the_base_install_is_the_client(wheel: Path) -> None:
     base = {line.partition(">")[0] for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert base == {"grpcio", "numpy", "protobuf"}
     assert set(metadata.get_all("Provides-Extra", [])) >= {"server", "tensorflow", "train", "gpu"}
+    assert metadata["Version"] == convserve.__version__
+
+
+def test_the_base_install_can_run_its_generated_code(wheel: Path, tmp_path: Path) -> None:
+    """Generated code refuses a protobuf or grpcio older than its generator: the least versions allowed are no older."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    sources = [path.read_text() for path in tmp_path.rglob("*_pb2*.py")]
+    (metadata,) = (path.read_text() for path in tmp_path.rglob("METADATA"))
+    least = dict(re.findall(r"^Requires-Dist: (\w+)>=([\d.]+)$", metadata, re.MULTILINE))
+    protobuf = {found for text in sources for found in re.findall(r"Domain\.PUBLIC,\s+(\d+),\s+(\d+),\s+(\d+),", text)}
+    grpcio = {
+        found for text in sources for found in re.findall(r"GRPC_GENERATED_VERSION = '(\d+)\.(\d+)\.(\d+)'", text)
+    }
+    for name, generators in (("protobuf", protobuf), ("grpcio", grpcio)):
+        assert tuple(map(int, least[name].split("."))) >= max(tuple(map(int, one)) for one in generators)
 
 
 def test_it_works_without_the_extras(wheel: Path, tmp_path: Path) -> None:
@@ -59,9 +78,32 @@ def test_it_works_without_the_extras(wheel: Path, tmp_path: Path) -> None:
 
     client = run("import convserve; print(convserve.Client.__name__, convserve.__file__)")
     assert client.stdout.split() == ["Client", str(tmp_path / "convserve/__init__.py")]
-    serve = run("from convserve.__main__ import main; sys.exit(main(['serve']))")
-    assert serve.returncode != 0
-    assert "convserve[server]" in serve.stderr
+    for command in ("['serve', '--port', '9000']", "['doctor', '--workers', '2']"):
+        serve = run(f"from convserve.__main__ import main; sys.exit(main({command}))")
+        assert serve.returncode == 1
+        assert "convserve[server]" in serve.stderr
+    listed = run("from convserve.__main__ import main; main(['serve', '--help'])")
+    assert "convserve[server]" in listed.stdout
+    wrong = run("from convserve.__main__ import main; main(['models', '--port', '9000'])")
+    assert wrong.returncode == 2
+    assert "unrecognized arguments: --port 9000" in wrong.stderr
     train = run("from convtrain.__main__ import main; sys.argv = ['convtrain', 'run', 'mnist-deep']; main()")
     assert train.returncode != 0
     assert "convserve[train]" in train.stderr
+
+
+def test_the_load_tester_needs_nothing_but_its_extra() -> None:
+    """`convserve plan` uses the server's queue; what that imports is in the extra `loadtest`, or it could not run."""
+    pins = (ROOT / "requirements/loadtest.txt").read_text()
+    pinned = {name.replace("-", "_") for name in re.findall(r"^([\w-]+)==", pins, re.MULTILINE)}
+    missing = {"msgspec", "onnxruntime", "structlog", "cryptography", "prometheus_client", "platformdirs"} - pinned
+    code = f"""
+import sys
+for name in {missing!r}: sys.modules[name] = None
+from convserve.__main__ import main
+from convserve.loadtest.campaign import Campaign
+sys.exit(main(["plan", "--batch-times", "1:0.5ms,64:4ms", "--rate", "1000", "--slo", "p99=20ms"]))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "replica(s)" in ended.stdout

@@ -48,6 +48,21 @@ def add_credentials(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--token-file", metavar="FILE", type=Path, help="file with a bearer token to send")
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add `--config` and a flag for every setting of the server.
+
+    In an installation without the server's extra they are not known: help says so, and whatever is given is left to the
+    command's `run`, which says what to install.
+    """
+    try:
+        from convserve import config
+    except ModuleNotFoundError:
+        parser.epilog = "The settings are listed once the server is installed: pip install 'convserve[server]'"
+        parser.set_defaults(settings_unknown=True)
+        return
+    config.add_arguments(parser)
+
+
 def connect(args: argparse.Namespace) -> Client:
     """A client by the flags of `add_connection` and `add_credentials`.
 

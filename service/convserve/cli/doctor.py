@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from convserve.cli import common
 from convserve.errors import RuntimeNotInstalledError
 
 
@@ -20,11 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         " `convserve serve`. Exit status 1 when there are problems.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    try:
-        from convserve import config
-    except ModuleNotFoundError:  # a client-only installation: `run` says what to install
-        return
-    config.add_arguments(parser)
+    common.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:

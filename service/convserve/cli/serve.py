@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from convserve.cli import common
 from convserve.errors import RuntimeNotInstalledError
 
 
@@ -16,11 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         description="Serve a model repository over gRPC. Every model is proved before it answers. Once all are ready,"
         " stdout gets one JSON line with the ports; logs go to stderr. SIGTERM drains, a second one ends at once.",
     )
-    try:
-        from convserve import config
-    except ModuleNotFoundError:  # a client-only installation: `run` says what to install
-        return
-    config.add_arguments(parser)
+    common.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
