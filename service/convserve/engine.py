@@ -145,7 +145,7 @@ class Engine:
             trace = trail.trace if trail is not None else None
             item = Item(pixels, finish, deadline=request.deadline, priority=request.priority, trace=trace)
             batcher = version.batcher
-            if turns is not None and batcher.runs_here(SHORT_SECONDS):
+            if turns is not None and batcher.runs_here(item.rows, SHORT_SECONDS):
                 batcher.submit(item, wake=False)
                 turns.add(batcher)
             else:

@@ -180,8 +180,14 @@ def test_a_request_is_not_torn_apart_for_a_little_time() -> None:
 @pytest.mark.parametrize("settings", [{"slots": 2}, {"delay": 0.01}, {"row": 0.01}])
 def test_what_waits_overlaps_or_takes_long_has_threads(settings: dict[str, float]) -> None:
     """Several slots, a window, and models that take longer than a turn are not for the thread that reads requests."""
-    assert Model([], "m").batcher.runs_here(0.002)
-    assert not Model([], "m", **settings).batcher.runs_here(0.002)  # type: ignore[arg-type]
+    assert Model([], "m").batcher.runs_here(1, 0.002)
+    assert not Model([], "m", **settings).batcher.runs_here(1, 0.002)  # type: ignore[arg-type]
+
+
+def test_a_request_that_would_be_torn_apart_has_a_thread() -> None:
+    """Up to two turns it stays whole; beyond, each of its pieces would be a turn with all that belongs to one."""
+    batcher = Model([], "m").batcher
+    assert [rows for rows in (1, 2, 4, 5, 64, 65, 1000) if batcher.runs_here(rows, 0.002)] == [1, 2, 4]
 
 
 def test_a_taken_slot_is_left_to_its_holder() -> None:
