@@ -59,6 +59,8 @@ def test_ports_are_the_servers(rendered: Rendered, parts: tuple[str, ...]) -> No
     for service in of_kind(manifest, "Service"):
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]] == port["port"]
+            if port["name"] == "grpc":  # h2c is HTTP/2 without encryption
+                assert port["appProtocol"] == ("https" if "tls" in parts else "kubernetes.io/h2c")
     policy = one(manifest, "NetworkPolicy")["spec"]
     assert [[port["port"] for port in rule["ports"]] for rule in policy["ingress"]] == [["grpc"], ["http"]]
     (endpoint,) = one(manifest, "PodMonitor")["spec"]["podMetricsEndpoints"]
