@@ -17,8 +17,10 @@ RUN python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) an
  # The list of Debian packages (/var/lib/dpkg/status) stays: scanners read it.
  && rm -rf /usr/bin/apt* /usr/lib/apt /etc/apt /var/lib/apt /var/cache/apt /var/log/* \
       /usr/bin/dpkg* /usr/lib/dpkg /usr/sbin/dpkg* /var/lib/dpkg/info /var/cache/debconf \
-      /usr/share/python-wheels /usr/share/doc /usr/share/man /usr/share/info /usr/share/locale /root/.cache \
+      /usr/share/python-wheels /usr/share/man /usr/share/info /usr/share/locale /root/.cache \
       /usr/local/bin/pip* /usr/bin/pip* \
+ # Whoever passes Debian's packages on passes on their copyright files too.
+ && find /usr -path '/usr/share/doc/*' -type f ! -name copyright -delete \
  && find / -xdev -type d \( -name ensurepip -o -name pip -o -name 'pip-*' -o -name setuptools -o -name 'setuptools-*' \
       -o -name 'wheel-*' -o -name pkg_resources -o -name idlelib -o -name lib2to3 \) -prune -exec rm -rf {} + \
  && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \

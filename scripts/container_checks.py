@@ -33,6 +33,8 @@ print(json.dumps(dict(
     uid=os.getuid(), gid=os.getgid(), set_uid_files=special,
     tools=[t for t in {_FORBIDDEN!r} if shutil.which(t)],
     modules=[m for m in ("pip", "ensurepip", "setuptools") if importlib.util.find_spec(m)],
+    packages_without_licence=[line[9:-1] for line in open("/var/lib/dpkg/status") if line.startswith("Package: ")
+                              and not os.path.isfile(f"/usr/share/doc/{{line[9:-1]}}/copyright")],
     writable=[p for p in ("/", "/opt/convserve", "/mnt/models", "/usr", "/etc") if os.access(p, os.W_OK)],
 )))
 """
@@ -71,10 +73,10 @@ def require(holds: bool, what: str) -> None:
 
 
 def content(told: str) -> dict[str, Any]:
-    """Nothing that installs, builds or raises privileges; nothing to write to. `told` is what CONTENT printed."""
+    """No installers, compilers or set-uid files, nothing to write to, all licences. `told` is what CONTENT printed."""
     found: dict[str, Any] = json.loads(told)
     require(found["uid"] == 10001, f"the image runs as user {found['uid']}, not 10001")
-    for key in ("set_uid_files", "tools", "modules", "writable"):
+    for key in ("set_uid_files", "tools", "modules", "packages_without_licence", "writable"):
         require(found[key] == [], f"{key} in the image: {found[key]}")
     return found
 
