@@ -34,6 +34,8 @@ _PAUSING = 0.5
 """A caller pauses on average for so many times what a request took without pauses, with as many callers."""
 _IDLE_SECONDS = (0.001, 0.004, 0.016)
 """Mean pauses of a lone caller; what an idle server takes longer hardly grows beyond."""
+_UNSTEADY = 1.25
+"""A machine whose runs of one size differ by more than that is not what a plan assumes."""
 _WARMUP_SECONDS = 0.5
 _QUANTILES = 200
 
@@ -48,7 +50,7 @@ class Calibration:
     saturated: dict[int, tuple[float, float]]
     """By callers: answered requests per second, and mean requests in a batch."""
     doubts: list[str]
-    """Why the client may have been the bottleneck, if it may."""
+    """Why the client may have been the bottleneck, if it may, and what is not as steady as a plan assumes."""
 
 
 def calibrate(options: Options, most_rows: int, seconds: float, progress: Progress) -> Calibration:
@@ -90,6 +92,7 @@ def calibrate(options: Options, most_rows: int, seconds: float, progress: Progre
         doubts += [f"{callers} in flight: {text}" for text in run.invalid]
         saturated[callers] = run.throughput, _mean_batch(run, rows)
         stretched.append(_stretch(run, rows, fixed, each))
+    doubts += _unsteady(lone, stretched)
     busy = statistics.median(stretched)
     left = {batch: batch / rate - (fixed + each * batch) * busy for rate, batch in saturated.values()}
     for_batch, handling = fit({batch: seconds for batch, seconds in left.items() if seconds > 0} or {1.0: 0.0})
@@ -106,6 +109,23 @@ def calibrate(options: Options, most_rows: int, seconds: float, progress: Progre
         stretch.append((min(run.throughput / times.capacity, 1.0), _stretch(run, rows, fixed, each) / busy))
     times = replace(times, setup=tuple(setup), stretch=tuple(sorted(stretch)))
     return Calibration(times, run_seconds, saturated, doubts)
+
+
+def _unsteady(lone: Run, stretched: list[float]) -> list[str]:
+    """What the machine's pauses and changes of speed do to a plan, which takes its runs for always the same."""
+    usual, slow = lone.tally.runs.percentile(0.5), lone.tally.runs.percentile(0.99)
+    doubts = []
+    if slow > _UNSTEADY * usual:
+        doubts.append(
+            f"one in a hundred runs of the model took {slow * 1e3:.2f} ms or more, {slow / usual:.1f} times the usual;"
+            " so high percentiles will be higher than planned"
+        )
+    if max(stretched) > _UNSTEADY * min(stretched):
+        doubts.append(
+            f"the machine's speed changed: runs took up to {max(stretched) / min(stretched):.2f} times as long a few"
+            " seconds later; so the plan may be as far off"
+        )
+    return doubts
 
 
 def _beyond_run(run: Run) -> float:

@@ -38,8 +38,12 @@ class Percentiles:
 class Server:
     """Tells, without a network, what a server that forms batches of up to `most` rows would show a load tester."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, hiccup: float = 1.0, slower: float = 1.0) -> None:
         self.most = most
+        self.hiccup = hiccup
+        """What one run in a hundred takes, as a multiple of the usual."""
+        self.slower = slower
+        """The same of runs while 32 callers ask."""
         self.callers: list[int] = []
 
     def measure(self, options: Options, callers: int, seconds: float, progress: Progress, pause: float = 0.0) -> Any:
@@ -49,13 +53,16 @@ class Server:
         ran = min(callers * rows, self.most)
         resting = pause if callers == 1 else 0.0
         run = (FIXED + EACH * ran) * (BUSY if callers > 1 else SLOWER.get(resting, 1.0))
+        run *= self.slower if callers == 32 else 1.0
         pieces = max(rows / ran, 1)  # of a request
         together = max(ran / rows, 1)  # requests in a batch
         burst = callers > 4 and not pause
         rate = 1 / ((pieces * run + FOR_BATCH) / together + (HANDLING / 2 if burst else HANDLING))
         lone = FOR_BATCH + HANDLING + SETUP.get(resting, 0.0)
+        spread = (self.hiccup - 1) * run / 0.49
         tally = SimpleNamespace(
             batch_seconds={ran: [100, 100 * run]},
+            runs=Percentiles(run - spread, spread),
             latencies=Percentiles(pieces * run + lone, BESIDES),
             queues=Percentiles(lone / 4, 0.0),
             outsides=Percentiles(lone * 3 / 4, BESIDES),
@@ -111,6 +118,21 @@ def test_requests_that_are_always_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert times.most == 1
     assert times.run(1) == pytest.approx(4 * (FIXED + 8 * EACH) * BUSY)
     assert times.capacity == pytest.approx(1 / (4 * (FIXED + 8 * EACH) * BUSY + FOR_BATCH + HANDLING))
+
+
+def test_an_unsteady_machine_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan takes runs for always the same; where they are not, it says so."""
+    assert doubts(monkeypatch, Server(8)) == []
+    (pauses,) = doubts(monkeypatch, Server(8, hiccup=1.5))
+    assert pauses.startswith("one in a hundred runs of the model took 1.05 ms or more, 1.5 times the usual")
+    (changes,) = doubts(monkeypatch, Server(8, slower=1.4))
+    assert "runs took up to 1.40 times as long a few seconds later" in changes
+
+
+def doubts(monkeypatch: pytest.MonkeyPatch, server: Server) -> list[str]:
+    monkeypatch.setattr(calibration, "_measure", server.measure)
+    options = Options(parse_target("h:1", 1.0), Wanted("native", "m"), SCENARIOS["closed"], workload.parse_mix("1"))
+    return calibration.calibrate(options, 64, 1.0, Progress()).doubts
 
 
 def test_enough_callers_for_the_largest_batches(monkeypatch: pytest.MonkeyPatch) -> None:
