@@ -17,6 +17,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from convserve.config import LimitSettings
+from convserve.loadtest import http2
 from convserve.server import http, listener
 from convserve.v1 import classification_pb2 as pb
 from convserve.v1 import classification_pb2_grpc, model_pb2, model_pb2_grpc
@@ -151,6 +152,48 @@ def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatc
             while silent.recv(4096):  # the server's own greeting, then the end
                 pass
     finally:
+        server.stop(grace=None).wait()
+
+
+def test_a_burst_of_calls_is_taken_in_whole() -> None:
+    """Left to itself, gRPC ends those beyond some thousand by chance, as CANCELLED, which no client sends again."""
+    open_up = threading.Event()
+
+    class Held(grpc.GenericRpcHandler):
+        """Found by the thread that takes calls in, which so takes in one."""
+
+        def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+            open_up.wait(60)
+            return grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+
+    server = grpc.server(ThreadPoolExecutor(1), options=listener.options(LimitSettings(), shared=False))
+    server.add_generic_rpc_handlers((Held(),))
+    port = listener.bind(server, "port", "127.0.0.1", 0, None)
+    server.start()
+    wires = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(4)]
+    connections = [http2.Connection("localhost", "/any/Method", 60) for _ in wires]
+    replies: list[http2.Reply] = []
+    try:
+        for wire, connection in zip(wires, connections, strict=True):
+            for _ in range(1000):
+                connection.send(http2.frame_message(b"mine"))
+            wire.sendall(connection.output + b"\0\0\x08\6\0\0\0\0\0that all")  # a PING: its answer comes after them
+            came = b""
+            while b"\6\1\0\0\0\0that all" not in came:
+                part = wire.recv(65536)
+                came += part
+                replies += connection.receive(part)
+        assert not replies
+        open_up.set()
+        for wire, connection in zip(wires, connections, strict=True):
+            while connection.in_flight:
+                replies += connection.receive(wire.recv(65536))
+        assert len(replies) == 4000
+        assert {(reply.code, reply.message) for reply in replies} == {(0, b"mine")}
+    finally:
+        open_up.set()
+        for wire in wires:
+            wire.close()
         server.stop(grace=None).wait()
 
 

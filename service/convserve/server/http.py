@@ -124,6 +124,7 @@ class _Listener(ThreadingHTTPServer):
     """Takes connections, each on a thread of its own."""
 
     daemon_threads = True
+    request_queue_size = 128  # of connections that wait to be taken; beyond it a probe waits a second to try again
 
     def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 _HANDSHAKE_SECONDS = 10.0
 """How long a connection may take until it speaks HTTP/2, so that half-open ones do not gather."""
 
+_MOST = 2**31 - 2
+"""Largest number that gRPC takes for a limit."""
+
 
 def options(limits: LimitSettings, *, shared: bool) -> list[tuple[str, Any]]:
     """Options of a gRPC server; `shared`: other processes listen on its ports too."""
+    calls = min(limits.max_connections * limits.max_streams_per_connection, _MOST)
     found: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -26,6 +30,9 @@ def options(limits: LimitSettings, *, shared: bool) -> list[tuple[str, Any]]:
         ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
         ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        # Or gRPC ends some of the calls that come faster than they are taken in, a thousand at a time, as CANCELLED.
+        ("grpc.server.max_pending_requests", calls),
+        ("grpc.server.max_pending_requests_hard_limit", calls),
         ("grpc.server_handshake_timeout_ms", round(_HANDSHAKE_SECONDS * 1000)),
         # Off when alone, or a second server would share the port without a word.
         ("grpc.so_reuseport", int(shared)),

@@ -104,6 +104,19 @@ def test_who_asks_a_byte_at_a_time_is_cut_off(monkeypatch: pytest.MonkeyPatch) -
             pytest.fail("the connection stayed open")
 
 
+def test_many_may_come_at_the_same_moment() -> None:
+    """A connection that finds no room to wait is tried again after a second, when a probe has given up already."""
+    server = ours.HttpServer("127.0.0.1", 0, CollectorRegistry(), lambda: True)
+    waiting: list[socket.socket] = []
+    try:
+        address = "127.0.0.1", server.port
+        waiting.extend(socket.create_connection(address, timeout=0.5) for _ in range(50))  # nobody takes them yet
+    finally:
+        server.close()
+        for one in waiting:
+            one.close()
+
+
 def test_who_hangs_up_leaves_nothing_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     """A traceback on stderr would be no line of the log, and anybody could write as many as he likes."""
     with serving() as port:
