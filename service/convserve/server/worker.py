@@ -17,7 +17,7 @@ import structlog
 
 from convserve import memory
 from convserve.config import Settings
-from convserve.errors import ConvserveError, UnavailableError
+from convserve.errors import ConvserveError, OverloadedError, UnavailableError
 from convserve.server import logs, shared_totals
 from convserve.server.aggregate import snapshot
 from convserve.server.app import Place, Server
@@ -26,6 +26,9 @@ from convserve.server.line import Line, Question
 from convserve.statistics import Totals
 
 log = structlog.get_logger(__name__)
+
+_TURN_SECONDS = 10.0
+"""How long a caller waits to ask all workers for statistics; one that does not answer holds each up for a while."""
 
 
 def main(fd: int) -> int:
@@ -96,6 +99,7 @@ class _AllWorkers:
 
     def __init__(self, line: Line) -> None:
         self._line = line
+        self._turn = threading.Lock()
 
     def load(self, model: str, version: int) -> int:
         """Load a version everywhere."""
@@ -111,8 +115,16 @@ class _AllWorkers:
         return dict(self._ask("set_alias", model, alias, version))
 
     def read_totals(self) -> dict[shared_totals.Key, Totals]:
-        """Add up where the time of requests went."""
-        return shared_totals.add_up(self._ask("totals"))
+        """Add up where the time of requests went.
+
+        One caller after the other: as many as there may be would fill the lines, on which others have to be heard.
+        """
+        if not self._turn.acquire(timeout=_TURN_SECONDS):
+            raise OverloadedError("too many callers ask for statistics; try again", retry_after_seconds=1.0)
+        try:
+            return shared_totals.add_up(self._ask("totals"))
+        finally:
+            self._turn.release()
 
     def _ask(self, *question: Any) -> Any:
         try:
