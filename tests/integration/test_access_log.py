@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from convserve import Client
 from convserve.errors import ConvserveError
+from convserve.loadtest import http2
 from support import foreign, versions, waiting
 from support import server as servers
 
@@ -38,6 +40,31 @@ def test_requests_have_lines_with_their_ids(repository: Path, tmp_path: Path) ->
     assert (second["request_id"], second["code"]) == (missing.value.request_id, "NOT_FOUND")
     assert second["model"] == ""  # a name that matched nothing is not repeated
     assert (third["request_id"], third["api"], third["rows"]) == ("from-elsewhere", "open_inference", 3)
+
+
+def test_callers_write_no_lines_of_their_own(repository: Path, tmp_path: Path) -> None:
+    """GRPC's own log quotes metadata that are not UTF-8, tokens too, and what a caller gives as his reason to go."""
+    forged = b'{"event": "forged"}'
+    with servers.serving(repository, tmp_path, "--log-level", "debug") as server:
+        connection = http2.Connection(
+            "localhost",
+            "/convserve.v1.ClassificationService/Classify",
+            60,
+            # As they are on the wire: what is not UTF-8 has to get past the encoder, which takes bytes too.
+            [("authorization", b"Bearer do-not-tell \xff"), ("grpc-previous-rpc-attempts", "do-not-tell")],  # type: ignore[list-item]
+        )
+        connection.send(http2.frame_message(b""))
+        reason = bytes(8) + b"\n" + forged + b"\n"
+        frame = len(reason).to_bytes(3, "big") + b"\7\0\0\0\0\0" + reason  # GOAWAY
+        host, _, port = server.target.partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as wire:
+            wire.sendall(connection.output + frame)
+            while wire.recv(65536):
+                pass
+        assert server.stop() == 0
+    assert "do-not-tell" not in server.log
+    assert "forged" not in server.log
+    assert server.log_events()[-1]["event"] == "stopped"  # every line is one of ours
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
 from structlog.typing import Processor
+
+_QUOTES = "Invalid encoding on"
+"""How gRPC's lines about metadata that is not UTF-8 begin; the metadata follow, with a traceback for each."""
 
 
 def configure(level: str, form: str, **always: object) -> None:
@@ -49,6 +53,10 @@ def configure(level: str, form: str, **always: object) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    # gRPC's own lines quote what callers send: tokens, and bytes that would pass for lines of this log. Read once, by
+    # the import.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not str(record.msg).startswith(_QUOTES))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
