@@ -7,7 +7,9 @@ may really use, and shown.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -50,6 +52,18 @@ def plan(host: Host, workers: int | Literal["auto"], intra_op_threads: int) -> C
     """Share the cores out. `auto` workers: one for each core; 0 threads: what is left for each worker, at least one."""
     count = host.cores if workers == "auto" else workers
     return CpuPlan(count, intra_op_threads or max(1, host.cores // count))
+
+
+def allow_files(count: int) -> int:
+    """Let this process, and those that it starts, open so many files and connections. Returns how many it may.
+
+    Shells start programs with a soft limit of 1024, far below the hard one, for those that use `select`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        with contextlib.suppress(OSError, ValueError):  # the system may allow less than the hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def inspect(root: Path = Path("/")) -> Host:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -125,6 +126,26 @@ def test_a_server_takes_so_many_connections(server: servers.ServerProcess) -> No
     finally:
         for channel in held:
             channel.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_there_are_files_for_so_many_connections(tmp_path: Path, workers: int) -> None:
+    """Whatever the shell's soft limit is, in each process; the hard one is beyond a server, which says so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    versions.write_version(tmp_path / "repository")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        flags = ("--workers", str(workers), "--limits-max-connections", str(hard))
+        with servers.serving(tmp_path / "repository", tmp_path, *flags) as running:
+            assert running.metric("process_max_fds") == hard
+            (told,) = (event for event in running.log_events() if "fewer open files" in event["event"])
+            assert (told["allowed"], told["needed"]) == (hard, hard + 256)
+        enough = ("--limits-max-connections", "512")
+        with servers.serving(tmp_path / "repository", tmp_path, *flags[:2], *enough) as running:
+            assert running.metric("process_max_fds") == 512 + 256
+            assert "fewer open files" not in running.log
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_connection_carries_so_many_calls(channel: grpc.Channel) -> None:

@@ -25,6 +25,9 @@ from convserve.server.supervisor import Supervisor
 if TYPE_CHECKING:
     from convserve.server.app import Server
 
+_OTHER_FILES = 256
+"""Files and connections besides those of callers: of threads, workers, models and scrapes."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -43,6 +46,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
     signals = _Signals()
     plan = host.plan(host.inspect(), settings.workers, settings.intra_op_threads)
     log.info("cores shared out", **asdict(host.inspect()), **asdict(plan))
+    _allow_connections(settings.limits.max_connections)
     _tell_unused(settings)
     server = _make(settings, plan)
     if isinstance(server, Supervisor):
@@ -68,6 +72,14 @@ def serve(arguments: Mapping[str, Any]) -> int:
     server.stop()
     log.info("stopped")
     return 1 if isinstance(server, Supervisor) and server.failed.is_set() else 0
+
+
+def _allow_connections(count: int) -> None:
+    """Have room for so many connections: without, callers would wait who should be turned away at once."""
+    wanted = count + _OTHER_FILES
+    allowed = host.allow_files(wanted)
+    if allowed < wanted:
+        log.warning("fewer open files are allowed than limits.max_connections needs", allowed=allowed, needed=wanted)
 
 
 def _tell_ready(message: dict[str, Any]) -> None:
