@@ -97,8 +97,10 @@ class Retries:
         longest = min(settings.initial_seconds * 2.0**doublings, settings.max_seconds)
         wait = longest * (0.5 + 0.5 * self._chance())
         if isinstance(error, OverloadedError) and error.retry_after_seconds > 0:
-            # At least as long as the server asks, and not all at the same moment.
-            wait = error.retry_after_seconds * (1 + 0.25 * self._chance())
+            # At least as long as the server asks, and not all at the same moment. Whoever is refused again after that
+            # backs off too (https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto).
+            asked = error.retry_after_seconds * (1 + 0.25 * self._chance())
+            wait = asked if attempt == 1 else max(asked, wait)
         if wait >= seconds_left or not self.budget.withdraw():
             return None
         return wait

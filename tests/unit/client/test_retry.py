@@ -59,6 +59,14 @@ def test_the_servers_hint_is_honoured() -> None:
     assert retries(initial_seconds=0.05).delay(convserve.OverloadedError("full"), 1, 60) == 0.05
 
 
+def test_a_hint_that_was_too_short_does_not_come_back_as_often_as_it_says() -> None:
+    """The server's estimate counts once; whoever followed it and was refused again waits longer."""
+    full = convserve.OverloadedError("full", retry_after_seconds=0.001)
+    decide = retries(0.0, initial_seconds=0.05, max_seconds=1.0, attempts=9)
+    waits = [decide.delay(full, attempt, 60) for attempt in range(1, 9)]
+    assert waits == pytest.approx([0.001, 0.05, 0.1, 0.2, 0.4, 0.5, 0.5, 0.5])
+
+
 @pytest.mark.parametrize(
     "kind",
     [
