@@ -149,6 +149,8 @@ class Engine:
                 batcher.submit(item, wake=False)
                 turns.add(batcher)
             else:
+                if turns is not None:
+                    turns.share()
                 batcher.submit(item)
         except BaseException as error:
             version.release()

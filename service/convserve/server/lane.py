@@ -109,11 +109,12 @@ class FastLane:
         self._thread.start()
 
     def beside(self, work: Callable[[Any], None], argument: Any) -> None:
-        """Do work on a thread.
+        """Do work on a thread; called on the lane's.
 
         Raises:
             OverloadedError: so much waits for threads already that more would only wait too.
         """
+        self.turns.share()
         if not self._room.acquire(blocking=False):
             raise OverloadedError(
                 f"{BESIDE} image files and large messages are under way or wait; try again, elsewhere if possible",

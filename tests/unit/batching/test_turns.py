@@ -141,6 +141,32 @@ def test_a_large_request_comes_back_whole() -> None:
     assert [run.item_rows for run in model.runs] == [2] * 23 + [4]
 
 
+def test_a_model_that_has_the_thread_to_itself_has_long_turns() -> None:
+    """Every turn has a cost; it is paid for others, and for a second after them, not for nobody."""
+    log: list[str] = []
+    turns = Turns(lambda: Model.clock)
+    busy, other = Model(log, "b"), Model(log, "o")
+
+    def next_turn() -> str:
+        turns.run_one()
+        return log[-1]
+
+    for _ in range(60):
+        busy.submit(1, turns)
+    assert next_turn() == "b2"  # it has only just come
+    Model.clock += 1.0
+    assert next_turn() == "b8"
+    other.submit(1, turns)
+    assert {next_turn(), next_turn()} == {"o1", "b2"}
+    busy.submit(1, turns)
+    Model.clock += 0.9
+    assert next_turn() == "b2"
+    Model.clock += 0.2
+    assert next_turn() == "b8"
+    turns.share()
+    assert next_turn() == "b2"
+
+
 @pytest.mark.parametrize(
     ("seconds", "rows"),
     [
