@@ -6,6 +6,7 @@ import re
 
 import yaml
 
+from support import expressions
 from support.manifests import KUBERNETES, Rendered, one
 from support.server import ServerProcess
 
@@ -23,23 +24,11 @@ def test_one_thing_scales(rendered: Rendered) -> None:
         assert "replicas" not in deployment["spec"]
 
 
-def queries(rendered: Rendered) -> list[str]:
-    """Every PromQL expression that autoscalers use."""
-    adapter = yaml.safe_load((KUBERNETES / "components/hpa/adapter-rules.yaml").read_text())["rules"]["custom"]
-    scaled = one(rendered("kubernetes/overlays/cpu", "keda"), "ScaledObject")["spec"]["triggers"]
-    return [rule["metricsQuery"] for rule in adapter] + [trigger["metadata"]["query"] for trigger in scaled]
-
-
 def test_autoscalers_read_metrics_that_exist(rendered: Rendered, running: ServerProcess) -> None:
     """The adapter makes the metrics that the HPA reads, from metrics that a live server has."""
     exposed = set(re.findall(r"^(convserve_\w+)", running.http("/metrics")[1], re.MULTILINE))
-    for query in queries(rendered):
-        names = set(re.findall(r"\bconvserve_\w+", query))
-        pattern = re.search(r'__name__=~"([^"]+)"', query)
-        if pattern:
-            names |= {found for found in exposed if re.fullmatch(pattern[1], found)}
-            assert {"convserve_queue_rows", "convserve_in_flight_rows"} <= names
-        names -= {"convserve_"}
+    for query in expressions.autoscaling().values():
+        names = expressions.names(query)
         assert names
         assert names <= exposed
     adapter = yaml.safe_load((KUBERNETES / "components/hpa/adapter-rules.yaml").read_text())["rules"]["custom"]

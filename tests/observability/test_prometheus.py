@@ -48,7 +48,10 @@ def query(lively_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
         (root / path.name).write_text(yaml.safe_dump(rules))
         config["rule_files"].append(str(root / path.name))
     ours = next(one for one in config["scrape_configs"] if one["job_name"] == "convserve")
-    ours["static_configs"] = [{"targets": [f"127.0.0.1:{lively_server.ready['http_port']}"]}]
+    # The labels are those that a cluster's Prometheus adds; autoscalers go by them.
+    labels = {"namespace": "convserve", "pod": "convserve-0"}
+    target = f"127.0.0.1:{lively_server.ready['http_port']}"
+    ours["static_configs"] = [{"targets": [target], "labels": labels}]
     config["scrape_configs"] = [ours]
     (root / "prometheus.yml").write_text(yaml.safe_dump(config))
     with socket.socket() as probe:
@@ -99,6 +102,17 @@ def test_every_recording_rule_has_data(query: Query, name: str) -> None:
 def test_every_panel_has_data(query: Query, expression: str) -> None:
     """No panel of the dashboard stays empty when everything it shows has happened."""
     until(lambda: has_data(query(expression)), 60)
+
+
+@pytest.mark.parametrize("name", expressions.autoscaling())
+def test_every_autoscaler_gets_one_number(query: Query, name: str) -> None:
+    """For each pod or for all: of no number or of an error an autoscaler makes nothing, silently."""
+
+    def asked() -> list[dict[str, Any]]:
+        return query(expressions.autoscaling()[name])
+
+    until(lambda: has_data(asked()), 60)
+    assert len(asked()) == 1
 
 
 def test_no_alert_is_broken(query: Query) -> None:

@@ -1,4 +1,4 @@
-"""What PromQL expressions ask for, and where they stand: rules, and the dashboard."""
+"""What PromQL expressions ask for, and where they stand: rules, the dashboard, autoscalers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/prometheus/rules"
 RULE_TESTS = ROOT / "deploy/prometheus/tests"
+COMPONENTS = ROOT / "deploy/kubernetes/components"
 DASHBOARD = ROOT / "deploy/grafana/dashboards/convserve.json"
 _STRING = re.compile(r'"[^"]*"')
 _LABELS = re.compile(r"\{[^}]*\}")
@@ -46,6 +47,21 @@ def panel_expressions() -> Iterator[tuple[str, str]]:
         for target in panel.get("targets", []):
             expression = target["expr"].replace("$__rate_interval", "5m").replace("$job", ".*").replace("$model", ".*")
             yield f"{panel['title']} {target['refId']}", expression
+
+
+def autoscaling() -> dict[str, str]:
+    """What autoscalers ask, by the name of metric or trigger, for the namespace `convserve`."""
+    rules = yaml.safe_load((COMPONENTS / "hpa/adapter-rules.yaml").read_text())["rules"]["custom"]
+    scaled = yaml.safe_load((COMPONENTS / "keda/scaledobject.yaml").read_text())["spec"]
+    return {
+        **{rule["name"]["as"]: _for_adapter(rule["metricsQuery"]) for rule in rules},
+        **{trigger["name"]: trigger["metadata"]["query"] for trigger in scaled["triggers"]},
+    }
+
+
+def _for_adapter(template: str) -> str:
+    """A query as prometheus-adapter fills it in, for all pods."""
+    return template.replace("<<.LabelMatchers>>", 'namespace="convserve",pod=~".+"').replace("<<.GroupBy>>", "pod")
 
 
 def names(expression: str) -> set[str]:
