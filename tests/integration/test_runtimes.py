@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,6 +153,36 @@ def test_what_is_missing_is_an_error_and_no_fallback(repository: Path, flags: tu
 
 
 @pytest.mark.training
+def test_a_batch_that_a_device_fails_leaves_the_device_in_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The wrapper of onnxruntime would say on stdout that it goes on with a CPU, and be left with no session at all."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
+
+    directory = newest("mnist")
+    runtime = open_runtime(directory, m.read(directory)[0])
+    images = np.zeros((2, 28, 28, 1), np.uint8)
+    before = runtime.run(images)
+    wrapper: Any = runtime._session  # type: ignore[attr-defined]
+
+    session = wrapper._sess
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+        def run(self, *args: object) -> None:
+            raise EPFail("CUDA failure 700: an illegal memory access")
+
+    with monkeypatch.context() as device:
+        device.setattr(wrapper, "_sess", Failing())
+        with pytest.raises(EPFail, match="CUDA failure 700"):
+            runtime.run(images)
+    np.testing.assert_array_equal(runtime.run(images).logits, before.logits)
+    assert capsys.readouterr().out == ""
+    runtime.close()
+
+
 def test_a_tensorflow_model_is_served(tmp_path: Path) -> None:
     """The server on TensorFlow answers as published, and says what computed it."""
     import convserve

@@ -82,10 +82,12 @@ class OnnxRuntime:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         provider, provider_options = _provider(device)
         try:
-            self._session = ort.InferenceSession(content, options, providers=[(provider, provider_options)])
+            self._session = ort.InferenceSession(
+                content, options, providers=[(provider, provider_options)], enable_fallback=False
+            )
         except Exception as error:  # onnxruntime raises a dozen classes of its own that share no base
             raise ArtifactError(f"{path}: onnxruntime cannot load it: {error}") from error
-        self._session._model_bytes = b""  # noqa: SLF001  # a copy that the wrapper keeps for a fallback, refused below
+        self._session._model_bytes = b""  # noqa: SLF001  # a copy that the wrapper keeps for a fallback
         self.provider: str = self._session.get_providers()[0]
         if self.provider != provider:
             raise RuntimeNotInstalledError(
