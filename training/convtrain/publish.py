@@ -86,7 +86,8 @@ def check_place(record: RunRecord, repository: Path) -> Path:
             them, or the repository cannot be written.
     """
     model_directory = repository / record.preset.model
-    existing = next(path for path in (model_directory, *model_directory.absolute().parents) if path.exists())
+    # A link to nowhere is there too, and keeps a directory from being made.
+    existing = next(path for path in (model_directory, *model_directory.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise PublishError(f"{model_directory}: cannot be written, {existing} is not a directory that may be")
     if (highest := max(versions(model_directory), default=0)) >= LARGEST_VERSION:

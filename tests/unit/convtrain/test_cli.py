@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -125,10 +126,25 @@ def test_a_link_to_nowhere_in_the_place_of_all_runs_is_an_error(
         steps._new_directory("mnist")
 
 
+def test_data_in_a_place_that_is_no_utf8_are_refused(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The record of a run could not say where they are; files in the folder may have any names."""
+    place = image_folder.rename(image_folder.parent / os.fsdecode(b"caf\xe9"))
+    assert run(["train", "--data-dir", str(place)]) == 1
+    assert "is not UTF-8, as a run's record is; rename it" in capsys.readouterr().err
+
+
+def test_data_that_are_a_link_to_themselves_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder's name is asked for before its content."""
+    (tmp_path / "loop").symlink_to("loop")
+    assert run(["train", "--data-dir", str(tmp_path / "loop")]) == 1
+    assert "loop: there is no such file or directory" in capsys.readouterr().err
+
+
 def test_the_recorded_command_names_no_directories() -> None:
     """The manifest travels; the paths of one machine do not."""
     arguments = ["run", "mnist-deep", "--data-dir", "../data/mnist", "--run-dir=/home/me/runs/a", "--epochs", "3"]
     assert command_text(arguments) == "convtrain run mnist-deep --data-dir mnist --run-dir=a --epochs 3"
+    assert command_text(["run", os.fsdecode(b"caf\xe9.toml")]) == r"convtrain run caf\udce9.toml"
 
 
 def test_a_version_is_inspected(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,7 @@ def changed(old: str, new: str) -> str:
     ("text", "why"),
     [
         ("= 3", r"mine\.toml: not valid TOML"),
+        ("a = " + 5000 * "[", r"mine\.toml: not valid TOML"),
         ('base = "nothing"', r"mine\.toml: base is 'nothing'; there are mnist, "),
         ('model = "x"', r"mine\.toml: the key 'dataset' is missing"),
         ('base = ["x"]', r"mine\.toml: base is \['x'\]; there are mnist, "),

@@ -349,6 +349,9 @@ def test_a_repository_that_cannot_be_written_is_named(finished: Finished, tmp_pa
     (tmp_path / "models").write_text("a file")
     with pytest.raises(PublishError, match=r"models/stripes: cannot be written"):
         publish.check_place(finished.record, tmp_path / "models")
+    (tmp_path / "unmounted").symlink_to("/nowhere/models")
+    with pytest.raises(PublishError, match=r"unmounted/stripes: cannot be written, .*unmounted is not a directory"):
+        publish.check_place(finished.record, tmp_path / "unmounted")
 
 
 def test_a_number_that_no_server_takes_is_not_given(finished: Finished, tmp_path: Path) -> None:

@@ -72,3 +72,6 @@ def test_the_table_goes_to_its_place_in_a_page(
     assert run(["table", str(described), "--write", str(page)]) == 1
     assert "has no place for the table" in capsys.readouterr().err
     assert page.read_text() == "no marks"
+    page.write_bytes("<!-- table: begin --> café".encode("latin-1"))
+    assert run(["table", str(described), "--write", str(page)]) == 1
+    assert "models.md: is not UTF-8" in capsys.readouterr().err

@@ -18,7 +18,7 @@ import msgspec
 from convserve.manifest import InputSpec
 from convserve.signing import Signer
 from convtrain import backend
-from convtrain.errors import PresetError
+from convtrain.errors import DatasetError, PresetError
 from convtrain.evaluate import Evaluation
 from convtrain.export import ExportRecord
 from convtrain.history import History
@@ -137,12 +137,13 @@ def _started(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator[
     preset = _preset(options)
     preset.check()  # what does not fit is refused before the data are read
     backend.require()
+    data_dir = None if options.data_dir is None else _as_text(options.data_dir)
     data = load_data(preset, options.data_dir, options.limit, check_digests=not options.skip_digest_check)
     for found in data.duplicates:
         console.print(f"warning: {found.summary} Such as {found.examples}")
     record = RunRecord(
         preset=preset,
-        data_dir=None if options.data_dir is None else str(options.data_dir.resolve()),
+        data_dir=data_dir,
         check_digests=not options.skip_digest_check,
         limit=options.limit,
         command=command_text(arguments),
@@ -163,6 +164,20 @@ def _check_place(options: argparse.Namespace, record: RunRecord) -> None:
     """Check that `run` may publish there, before hours of training."""
     if "model_repository" in options:
         check_place(record, options.model_repository)
+
+
+def _as_text(data_dir: Path) -> str:
+    """The whole path of the data, for the run's record.
+
+    Raises:
+        DatasetError: it is not UTF-8.
+    """
+    path = os.path.realpath(data_dir)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"{path!r}: is not UTF-8, as a run's record is; rename it") from error
+    return path
 
 
 def _new_directory(preset: str) -> Path:
@@ -225,7 +240,7 @@ def _preset(options: argparse.Namespace) -> Preset:
 
 def _model_name(folder: Path) -> str:
     """A model name from a folder's: what a repository does not take becomes a dash."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:128] or FOR_FOLDERS.model
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(os.path.realpath(folder)).name).strip("-._")[:128] or FOR_FOLDERS.model
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -248,7 +263,7 @@ def command_text(arguments: Sequence[str]) -> str:
         if os.sep in value:
             value = Path(value).name
         shortened.append(f"{option}{equals}{value}")
-    return " ".join(["convtrain", *shortened])
+    return " ".join(["convtrain", *shortened]).encode(errors="backslashreplace").decode()
 
 
 def _training(history: History) -> dict[str, Any]:

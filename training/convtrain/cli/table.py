@@ -133,9 +133,12 @@ def _insert(path: Path, text: str) -> None:
     """Put the table between its marks.
 
     Raises:
-        ConvtrainError: the file does not have them.
+        ConvtrainError: the file does not have them, or is no text.
     """
-    old = path.read_text(encoding="utf-8")
+    try:
+        old = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConvtrainError(f"{path}: is not UTF-8 ({error})") from error
     new, count = re.subn(
         f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}\n{text}\n{END}", old, count=1, flags=re.DOTALL
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -145,6 +146,8 @@ def _fingerprint(paths: Sequence[Path], root: Path, spec: InputSpec, policy: Dec
     sha256 = hashlib.sha256(json.dumps([DECODER, msgspec.to_builtins(spec), msgspec.to_builtins(policy)]).encode())
     for path in paths:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise DatasetError(f"{path}: is no file; wanted are image files in the folder of each label")
         sha256.update(os.fsencode(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return sha256.hexdigest()
 

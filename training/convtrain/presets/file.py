@@ -53,7 +53,7 @@ def read(path: Path, presets: Mapping[str, Preset]) -> Preset:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise PresetError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise PresetError(f"{path}: not valid TOML: {error}") from error
     fields = {"name": path.stem, "summary": f"from {path.name}", **fields}
     base = fields.pop("base", None)

@@ -78,6 +78,8 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(
         ("echo hello > train/cat/1.png", "train/cat/1.png: "),
         ("truncate -s 45 train/cat/1.png", "train/cat/1.png: .*damaged"),
         ("truncate -s 0 test/dog/0.png", "test/dog/0.png: is empty"),
+        ("mkfifo train/cat/pipe.png", "train/cat/pipe.png: is no file"),
+        ("mkdir train/cat/more.png", "train/cat/more.png: is no file"),
     ],
 )
 def test_what_is_wrong_is_named(image_folder: Path, damage: str, why: str) -> None:
