@@ -50,6 +50,17 @@ def test_labels_are_no_formulas() -> None:
     assert found.count("$5_$") == 2
 
 
+def test_labels_of_any_length_and_language_are_drawn() -> None:
+    """Without a warning, which would be an error here: of a letter that no font here has, or of no place left."""
+    labels = ["日本語🙂", "w" * 255, "<b>&"]
+    for svg in (
+        figures.confusion(np.eye(3, dtype=int).tolist(), labels),
+        figures.per_class(dict.fromkeys(labels, 0.5), 0.5),
+    ):
+        assert {"日本語🙂", "&lt;b&gt;&amp;"} <= set(words(svg))
+        assert any(word.endswith("w…") for word in words(svg))
+
+
 @pytest.mark.parametrize(("channels", "maps"), [(5, 5), (24, 24), (64, 32)])
 def test_two_rows_of_channels_at_most_are_drawn(channels: int, maps: int) -> None:
     """The title says how many of how many."""

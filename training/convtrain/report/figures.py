@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -86,8 +87,9 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
         axes.imshow(np.ma.array(np.sqrt(shares), mask=~right), cmap="Blues", vmin=0, vmax=1.25)
         axes.imshow(np.ma.array(np.sqrt(shares), mask=right), cmap="Reds", vmin=0, vmax=0.8)
         if size <= MOST_LABELS:
-            axes.set_xticks(range(size), labels, rotation=45, ha="right", rotation_mode="anchor")
-            axes.set_yticks(range(size), labels)
+            names = [_short(label, 24) for label in labels]
+            axes.set_xticks(range(size), names, rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(size), names)
             for row, column in zip(*np.nonzero(counts), strict=True):
                 dark = shares[row, column] > (0.45 if row == column else 0.3)
                 axes.text(
@@ -251,13 +253,16 @@ def _percent(probability: float) -> str:
     return f"{100 * probability:.1f} %" if probability < 0.9995 else ">99.9 %"
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= 11 else f"{label[:10]}…"
+def _short(label: str, most: int = 11) -> str:
+    return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 def _svg(figure: Figure) -> str:
     """The drawing as text, without the XML declaration, which has no place inside a page."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # Letters stay letters: a browser has fonts for labels of all languages.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
