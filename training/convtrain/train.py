@@ -98,6 +98,8 @@ def load_trained(run: Run, temperature: float = 1.0) -> Any:
         MissingExtraError: TensorFlow is not installed.
     """
     record = run.record
+    # Keras numbers layers on and on in a process; their names, and so the exported bytes, shall be of this model alone.
+    backend.keras().utils.clear_session()
     model = network.build(record.preset.architecture, record.preset.input, len(record.labels), temperature=temperature)
     weights.load(run.weights_path, model)
     return model

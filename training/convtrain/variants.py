@@ -70,10 +70,11 @@ def try_variants(source: Path, directory: Path, data: Data, seed: int) -> Varian
     try:
         quantize.write_int8(base, paths["int8"], train.images[chosen])
         quantize.write_optimized(base, paths["optimized"])
-    except OSError as error:
-        raise ExportError(
-            f"{directory}: cannot be written ({error.strerror or error}); no variant was tried"
-        ) from error
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # onnxruntime has classes of its own for a disk that is full, which share no base
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise ExportError(f"{directory}: cannot be written ({reason}); no variant was tried") from error
     opens: dict[str, Callable[[], Any]] = {
         "fp32": lambda: latency.open_session(base),
         "int8": lambda: latency.open_session(paths["int8"]),

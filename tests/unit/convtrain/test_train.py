@@ -225,6 +225,12 @@ def test_the_weights_kept_are_those_of_the_best_epoch(start: Start) -> None:
     model = train.load_trained(run)
     found = np.asarray(model(data.validation.images)["logits"]).argmax(axis=1)
     assert float((found == data.validation.labels).mean()) == pytest.approx(best)
+    # What it is called is part of the exported bytes, which are those of an export by itself.
+    again = train.load_trained(run)
+    assert [again.name, *(layer.name for layer in again.layers)] == [
+        model.name,
+        *(layer.name for layer in model.layers),
+    ]
 
 
 def test_a_loss_of_nan_ends_training(start: Start) -> None:
