@@ -88,7 +88,7 @@ def write_onnx(model: Any, path: Path) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = _serving_function(model)
     proto, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    _name_batch(proto.graph)
+    _clean(proto.graph)
     onnx.save(proto, path)
     check_onnx(path, InputSpec(**dict(zip(("height", "width", "channels"), model.input_shape[1:], strict=True))))
 
@@ -131,8 +131,9 @@ def _serving_function(model: Any) -> Any:
     return serve
 
 
-def _name_batch(graph: Any) -> None:
+def _clean(graph: Any) -> None:
     """Call the batch dimension `N` everywhere; tf2onnx numbers it anew in every place."""
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     del graph.value_info[:]  # inner shapes under the old names
+    graph.ClearField("doc_string")  # the number of the function in this process
