@@ -110,7 +110,7 @@ def publish(finished: Finished, repository: Path, signer: Signer | None = None) 
         model_directory.mkdir(parents=True, exist_ok=True)
         with _staging(model_directory) as staging:
             content = _stage(finished, staging)
-            _write_model_files(model_directory, finished.record)
+            _write_model_files(model_directory, staging, finished.record)
             return _claim_version(staging, model_directory, content, finished.record, signer)
     except OSError as error:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
@@ -266,15 +266,19 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
     }
 
 
-def _write_model_files(model_directory: Path, record: RunRecord) -> None:
-    """Write the files beside the versions, unless they are there: someone may have tuned Triton's settings."""
+def _write_model_files(model_directory: Path, staging: Path, record: RunRecord) -> None:
+    """Write the files beside the versions, unless they are there: someone may have tuned Triton's settings.
+
+    They are made in `staging`, which goes with all that is in it when this process is killed.
+    """
     preset, labels = record.preset, record.labels
     for name, text in (
         (triton.LABELS_FILE, triton.labels_text(labels)),
         (triton.CONFIG_FILE, triton.config_text(preset.model, preset.input, len(labels))),
     ):
         if not (model_directory / name).exists():
-            files.write_bytes(model_directory / name, text.encode())
+            files.write_bytes(staging / name, text.encode())
+            (staging / name).replace(model_directory / name)
 
 
 def _claim_version(

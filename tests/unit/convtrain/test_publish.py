@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -304,6 +305,25 @@ def test_what_a_killed_publisher_left_goes_with_the_next(finished: Finished, tmp
     os.close(descriptor)
     assert directory.name == "1"
     assert [path.exists() for path in (left, busy, young)] == [False, True, True]
+
+
+def test_a_killed_publisher_leaves_nothing_beside_what_it_staged(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files half written are in the staging directory, which the next publisher removes, also those for Triton."""
+    places = []
+    mkstemp = tempfile.mkstemp
+
+    def watched(prefix: str, dir: Path) -> tuple[int, str]:  # noqa: A002
+        places.append(dir)
+        return mkstemp(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(tempfile, "mkstemp", watched)
+    directory = publish.publish(finished, tmp_path / "models")
+    assert len(places) == 4
+    assert all(".staging-" in str(place) for place in places)
+    assert {path.name for path in directory.parent.iterdir()} == {"1", "labels.txt", "config.pbtxt"}
+    assert not {"labels.txt", "config.pbtxt"} & {path.name for path in directory.iterdir()}
 
 
 def test_a_file_changed_after_the_proof_is_refused(finished: Finished, tmp_path: Path) -> None:
