@@ -9,9 +9,11 @@ import re
 import kubernetes_validate
 import pytest
 
+import convserve
 from support.manifests import (
     DOCKERFILE,
     OVERLAYS,
+    ROOT,
     Rendered,
     everything,
     image_user,
@@ -135,6 +137,16 @@ def test_images_are_those_of_the_dockerfile(rendered: Rendered) -> None:
         (template,) = pod_templates(rendered(f"kubernetes/{path}"))
         assert target in targets
         assert template["spec"]["containers"][0]["image"] == f"convserve:{version}-{target}"
+
+
+def test_every_image_that_is_named_has_this_version() -> None:
+    """Also where no overlay is rendered: KServe, compose, and the page that tells how to build them."""
+    named = {
+        path: set(re.findall(r"(?:convserve:|newTag: )(\d+\.\d+\.\d+)-", path.read_text()))
+        for path in (*(ROOT / "deploy").rglob("*.yaml"), ROOT / "docs/deploying.md")
+    }
+    assert {path.parent.name for path, versions in named.items() if versions} >= {"kserve", "compose", "docs"}
+    assert set().union(*named.values()) == {convserve.__version__}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
