@@ -155,10 +155,12 @@ def _fingerprint(paths: Sequence[Path], root: Path, spec: InputSpec, policy: Dec
 def _read_cached(cached: Path, fingerprint: str, count: int, spec: InputSpec) -> Images | None:
     """The decoded pixels, unless they are not there, of other files, or damaged."""
     try:
-        if str(files.read_arrays(cached, ["fingerprint"])["fingerprint"]) != fingerprint:
-            return None
-        images: Images = files.read_arrays(cached, ["images"])["images"]
+        # Both at once: another process may put a copy of other files, or decoded in another way, into this one's place.
+        found = files.read_arrays(cached, ["fingerprint", "images"])
     except (OSError, ValueError, KeyError):
+        return None
+    images: Images = found["images"]
+    if str(found["fingerprint"]) != fingerprint:
         return None
     return images if images.shape == (count, *spec.shape) and images.dtype == np.uint8 else None
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from convserve.manifest import DecodePolicy, InputSpec
+from convtrain import files
 from convtrain.datasets import Dataset, folder, load
 from convtrain.errors import DatasetError
 
@@ -53,6 +54,24 @@ def test_pixels_are_decoded_once(image_folder: Path, monkeypatch: pytest.MonkeyP
     (cached,) = (image_folder.parent / "cache").iterdir()
     cached.write_bytes(cached.read_bytes()[:100])
     assert load_folder(image_folder).train.images[3, 0, 0, 0] == 99
+
+
+def test_a_copy_that_another_process_replaces_is_not_mixed_up(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trainings may want one folder in one size and decoded in two ways."""
+    wanted = load_folder(image_folder).train.images
+    read, cache = files.read_arrays, image_folder.parent / "cache"
+
+    def read_and_lose(path: Path, *names: list[str]) -> files.Arrays:
+        found = read(path, *names)
+        if "fingerprint" in found:
+            files.write_arrays(path, {"fingerprint": np.array("other"), "images": np.zeros((8, 6, 5, 3), np.uint8)})
+        return found
+
+    monkeypatch.setattr(files, "read_arrays", read_and_lose)
+    np.testing.assert_array_equal(load_folder(image_folder).train.images, wanted)
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_time_alone(
