@@ -85,9 +85,13 @@ def _is_divided(root: Path) -> bool:
     """Whether `train` and `test` are splits; beside other folders they may be labels, which hold no folders."""
     if not root.is_dir():
         return False
-    found = [entry for entry in root.iterdir() if not entry.name.startswith(".") and entry.is_dir()]
-    splits = [entry for entry in found if entry.name in ("train", "test")]
-    return bool(splits) and (splits == found or any(inner.is_dir() for split in splits for inner in split.iterdir()))
+    found = _folders(root)
+    splits = [folder for folder in found if folder.name in ("train", "test")]
+    return bool(splits) and (splits == found or any(map(_folders, splits)))
+
+
+def _folders(directory: Path) -> list[Path]:
+    return [entry for entry in directory.iterdir() if not entry.name.startswith(".") and entry.is_dir()]
 
 
 def _list_splits(root: Path) -> tuple[list[str], list[Path], list[Path]]:

@@ -133,6 +133,7 @@ def test_a_label_may_be_called_like_a_split(image_folder: Path, name: str) -> No
     """Splits hold folders, or there is nothing beside them; anything else of that name is a label."""
     for label in ("bus", name):
         shutil.copytree(image_folder / "train/cat", image_folder.parent / "traffic" / label)
+        (image_folder.parent / "traffic" / label / ".ipynb_checkpoints").mkdir()
     dataset = load_folder(image_folder.parent / "traffic")
     assert dataset.labels == tuple(sorted(("bus", name)))
     assert "held out" in dataset.note
