@@ -27,4 +27,7 @@ def end_after(drain: DrainSettings) -> None:
 
     timer = threading.Timer(drain.delay + drain.timeout + _SECONDS, end)
     timer.daemon = True
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError as error:  # the system has no room for a thread: drain without
+        log.error("nothing ends a drain that hangs", reason=str(error))

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import structlog
@@ -37,8 +38,8 @@ class Line:
 
         Args:
             pipe: this end.
-            answer: answers the other side's questions, each on a thread of its own. A `ConvserveError` that it raises
-                is raised where the question was asked.
+            answer: answers the other side's questions, as many at a time as come. A `ConvserveError` that it raises is
+                raised where the question was asked.
             on_end: called once, when the other end is gone.
         """
         self._pipe = pipe
@@ -48,11 +49,14 @@ class Line:
         self._sending = threading.Lock()
         self._numbers = itertools.count(1)
         self._open: dict[int, Future[Any]] = {}
+        self._questions: SimpleQueue[tuple[int, Question] | None] = SimpleQueue()
+        self._free = 0
         self.ended = threading.Event()
         """Set when the other end is gone."""
 
     def start(self) -> None:
         """Begin to listen."""
+        self._start_answering()
         threading.Thread(target=self._listen, name="line", daemon=True).start()
 
     def ask(self, *question: Any, timeout: float | None = None) -> Any:
@@ -87,13 +91,39 @@ class Line:
             while True:
                 kind, number, content = self._pipe.recv()
                 if kind == "question":
-                    threading.Thread(target=self._reply, args=(number, content), daemon=True).start()
+                    self._take(number, content)
                 elif answer := self._open.pop(number, None):
                     answer.set_exception(content) if kind == "error" else answer.set_result(content)
         except (EOFError, OSError):
             pass
         finally:
             self._end()
+
+    def _take(self, number: int, question: Question) -> None:
+        """Have a thread answer: one that is free, or another.
+
+        Where the system has no room for another, the question waits for the next that is free: a process that is short
+        of threads must not take the line for ended, and itself for useless.
+        """
+        with self._lock:
+            if self._free <= 0:
+                try:
+                    self._start_answering()
+                except RuntimeError as error:
+                    log.error("a question waits for a thread", question=question[0], reason=str(error))
+            self._free -= 1  # below 0: so many wait
+        self._questions.put((number, question))
+
+    def _start_answering(self) -> None:
+        threading.Thread(target=self._answer_questions, name="answers", daemon=True).start()
+        self._free += 1
+
+    def _answer_questions(self) -> None:
+        while (next_one := self._questions.get()) is not None:
+            self._reply(*next_one)
+            with self._lock:
+                self._free += 1
+        self._questions.put(None)  # for the other threads
 
     def _reply(self, number: int, question: Question) -> None:
         try:
@@ -111,6 +141,7 @@ class Line:
             self.ended.set()
             unanswered = list(self._open.values())
             self._open.clear()
+        self._questions.put(None)
         for answer in unanswered:
             answer.set_exception(EOFError("the process at the other end has ended"))
         with self._sending:

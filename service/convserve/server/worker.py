@@ -49,8 +49,8 @@ def main(fd: int) -> int:
         if not serving.is_set() or stop.is_set():
             os._exit(1)
         log.warning("the supervisor is gone; draining")
-        end_after(settings.drain)
         stop.set()
+        end_after(settings.drain)
 
     line = Line(pipe, answer, end_alone)
     others = _AllWorkers(line)

@@ -56,6 +56,35 @@ def test_both_sides_ask(connect: Callable[..., tuple[Line, Line]]) -> None:
     assert lines[0].ask("two", 2) == ("back", "two", 2)
 
 
+def test_questions_are_answered_where_no_thread_can_be_started(
+    connect: Callable[..., tuple[Line, Line]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, by the threads that there are; and side by side again when there is room."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def answer(question: Question) -> Any:
+        if question == ("slow",):
+            entered.set()
+            go_on.wait(10)
+        return question
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    line, other = connect(other_answer=answer)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(line.ask, "slow")
+        assert entered.wait(10)
+        with monkeypatch.context() as machine:
+            machine.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(TimeoutError):
+                line.ask("waits", timeout=0.2)
+        assert line.ask("again", timeout=10) == ("again",)
+        go_on.set()
+        assert slow.result(10) == ("slow",)
+    assert not other.ended.is_set()
+
+
 def test_a_slow_answer_holds_up_no_other(connect: Callable[..., tuple[Line, Line]]) -> None:
     """Answers find their questions in whatever order they come."""
     slow = threading.Event()
