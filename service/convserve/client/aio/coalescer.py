@@ -77,6 +77,7 @@ class Coalescer:
             return await row.waiter
         finally:
             self._leave(row)
+            del row, group  # an error's traceback refers to this frame: the images would wait for the collector
 
     def _watch(self, deadline: float) -> None:
         """See to it that somebody looks at the clock at a deadline: one timer for all callers."""

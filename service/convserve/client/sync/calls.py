@@ -157,6 +157,7 @@ class Call(Generic[Q, A]):
                 error = self._error_of(failure)
                 left = self._terms.deadline - time.monotonic()
                 delay = retries.delay(error, self._attempts, left) if self._terms.repeat else None
+                failure.__traceback__ = None  # its frames refer to it, when it is the future that was waited for
                 try:
                     if delay is None:
                         raise error from failure

@@ -88,6 +88,7 @@ class Coalescer:
                 if alone:
                     self._returned(group)
                 self._leave(row)
+            del waiter, row, group  # an error's traceback refers to this frame: the images would wait for the collector
 
     def _wait(self, row: Row, group: Group[_Waiter]) -> Classification:
         """Wait for the answer, and do what this caller is appointed to. The first of a group watches its window."""
@@ -106,9 +107,13 @@ class Coalescer:
                     late = waiter.duty is None and waiter.outcome is None and now >= row.deadline
                 if late:
                     raise DeadlineError("the deadline passed before the answer was there")
-        if isinstance(waiter.outcome, Exception):
-            raise waiter.outcome
-        return waiter.outcome
+        outcome = waiter.outcome
+        if not isinstance(outcome, Exception):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome, waiter, row, group
 
     def _watch(self, group: Group[_Waiter], now: float) -> float:
         """Let a group go if its window has ended. Returns when to look again."""
