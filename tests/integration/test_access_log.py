@@ -61,7 +61,10 @@ def test_callers_write_no_lines_of_their_own(repository: Path, tmp_path: Path) -
             wire.sendall(connection.output + frame)
             while wire.recv(65536):
                 pass
+        with grpc.insecure_channel(server.target) as channel, pytest.raises(grpc.RpcError):
+            foreign.call(channel, "grpc.health.v1.Health/Check", b"\xff", type(None))
         assert server.stop() == 0
+    assert "Traceback" not in server.log
     assert "do-not-tell" not in server.log
     assert "forged" not in server.log
     assert server.log_events()[-1]["event"] == "stopped"  # every line is one of ours

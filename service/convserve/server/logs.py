@@ -9,8 +9,9 @@ import sys
 import structlog
 from structlog.typing import Processor
 
-_QUOTES = "Invalid encoding on"
-"""How gRPC's lines about metadata that is not UTF-8 begin; the metadata follow, with a traceback for each."""
+_CALLERS_FAULT = ("Invalid encoding on", "Exception deserializing")
+"""How gRPC's lines about what came begin, each with a traceback: metadata that is not UTF-8, which it quotes, and
+messages to health and reflection that are none."""
 
 
 def configure(level: str, form: str, **always: object) -> None:
@@ -56,7 +57,8 @@ def configure(level: str, form: str, **always: object) -> None:
     # gRPC's own lines quote what callers send: tokens, and bytes that would pass for lines of this log. Read once, by
     # the import.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not str(record.msg).startswith(_QUOTES))
+    for name in ("grpc._cython.cygrpc", "grpc._common"):
+        logging.getLogger(name).addFilter(lambda record: not str(record.msg).startswith(_CALLERS_FAULT))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
