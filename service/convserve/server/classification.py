@@ -14,6 +14,7 @@ from convserve.batching import BatchRun, Priority, ReleaseReason
 from convserve.engine import Engine, Request, Result
 from convserve.errors import InvalidRequestError
 from convserve.registry import LoadedVersion, Registry
+from convserve.server import shapes
 from convserve.server.call import Call
 from convserve.server.replies import ReplyWriter
 from convserve.server.rpc import Cancel, Guard, Reply, Unary, replying
@@ -110,7 +111,7 @@ def _read(message: pb.ClassifyRequest, call: Call) -> Request:
 
 def _unpack(packed: pb.PackedImages) -> Images:
     """View the bytes as uint8 [N, H, W, C], without another copy."""
-    shape = tuple(packed.shape)
+    shape = shapes.read(packed.shape, "packed.shape")
     if len(shape) != 4 or min(shape) < 1:
         raise InvalidRequestError.of(
             "packed.shape", f"{list(shape)} came; it must be [images, height, width, channels], each at least 1"

@@ -70,5 +70,5 @@ def _refuse(values: npt.NDArray[Any], good: npt.NDArray[np.bool_], field: str, r
     """Refuse the first value that is not good."""
     if good.all():
         return
-    position = [int(index) for index in np.argwhere(~good)[0]]
+    position = [int(index) for index in np.unravel_index(good.argmin(), good.shape)]  # without a list of all of them
     raise InvalidRequestError.of(field, f"{values[tuple(position)]} came at {position}; {rule}")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from convserve.errors import InvalidRequestError
 from convserve.open_inference.v2 import infer_pb2 as pb
+from convserve.server import shapes
 
 Tensor = pb.ModelInferRequest.InferInputTensor
 
@@ -52,24 +53,24 @@ def read_numbers(tensor: Tensor, raw: bytes | None, field: str) -> npt.NDArray[A
             f"{field}.datatype", f"{tensor.datatype!r} came; it must be {', '.join(_TYPES)}, or BYTES for image files"
         )
     dtype, contents = _TYPES[tensor.datatype]
-    shape = tuple(tensor.shape)
+    shape = shapes.read(tensor.shape, f"{field}.shape")
     if len(shape) != 4 or min(shape) < 1:
         raise InvalidRequestError.of(
             f"{field}.shape",
-            f"{_brief(shape)} came; pixels are [images, height, width, channels], each at least 1",
+            f"{list(shape)} came; pixels are [images, height, width, channels], each at least 1",
         )
     size = math.prod(shape)
     if raw is not None:
         if len(raw) != size * dtype.itemsize:
             raise InvalidRequestError.of(
                 "raw_input_contents[0]",
-                f"{len(raw)} bytes came; shape {_brief(shape)} takes {size * dtype.itemsize} ({tensor.datatype})",
+                f"{len(raw)} bytes came; shape {list(shape)} takes {size * dtype.itemsize} ({tensor.datatype})",
             )
         return np.ndarray(shape, dtype, raw)
     values = np.array(_typed(tensor, contents, field))
     if len(values) != size:
         raise InvalidRequestError.of(
-            f"{field}.contents.{contents}", f"{len(values)} values came; shape {_brief(shape)} takes {size}"
+            f"{field}.contents.{contents}", f"{len(values)} values came; shape {list(shape)} takes {size}"
         )
     if dtype.kind != "f" and (values.min() < np.iinfo(dtype).min or values.max() > np.iinfo(dtype).max):
         raise InvalidRequestError.of(f"{field}.contents.{contents}", f"a value is outside {tensor.datatype}")
@@ -82,16 +83,16 @@ def read_files(tensor: Tensor, raw: bytes | None, field: str) -> list[bytes]:
     Raises:
         InvalidRequestError: shape, field or number of elements are wrong, or a length points outside.
     """
-    shape = tuple(tensor.shape)
+    shape = shapes.read(tensor.shape, f"{field}.shape")
     if not (len(shape) in (1, 2) and shape[1:] in ((), (1,)) and 1 <= shape[0] <= MAX_ELEMENTS):
         raise InvalidRequestError.of(
-            f"{field}.shape", f"{_brief(shape)} came; image files are [images] or [images, 1], at least one"
+            f"{field}.shape", f"{list(shape)} came; image files are [images] or [images, 1], at least one"
         )
-    files = list(_typed(tensor, "bytes_contents", field)) if raw is None else _split(raw, shape[0])
+    files = _typed(tensor, "bytes_contents", field) if raw is None else _split(raw, shape[0])
     if len(files) != shape[0]:
         place = f"{field}.contents.bytes_contents" if raw is None else "raw_input_contents[0]"
-        raise InvalidRequestError.of(place, f"{len(files)} elements came; shape {_brief(shape)} takes {shape[0]}")
-    return files
+        raise InvalidRequestError.of(place, f"{len(files)} elements came; shape {list(shape)} takes {shape[0]}")
+    return list(files)
 
 
 def write_numbers(values: npt.NDArray[np.float32]) -> bytes:
@@ -133,8 +134,3 @@ def _split(raw: bytes, count: int) -> list[bytes]:
             )
         elements.append(raw[begin:at])
     return elements
-
-
-def _brief(shape: tuple[int, ...]) -> str:
-    """A shape for a sentence; callers can send very long ones."""
-    return str(list(shape)) if len(shape) <= 8 else f"{len(shape)} dimensions"

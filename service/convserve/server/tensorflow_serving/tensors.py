@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convserve.errors import InvalidRequestError
+from convserve.server import shapes
 from convserve.tensorflow_core.v1 import tensor_pb2 as pb
 
 MAX_REPEATED = 2**18
@@ -51,7 +52,7 @@ def read_numbers(tensor: pb.TensorProto, field: str) -> npt.NDArray[Any]:
     if len(shape) != 4 or min(shape) < 1:
         raise InvalidRequestError.of(
             f"{field}.tensor_shape",
-            f"{_brief(shape)} came; pixels are [images, height, width, channels], each at least 1",
+            f"{list(shape)} came; pixels are [images, height, width, channels], each at least 1",
         )
     size = math.prod(shape)
     if _elements(tensor, field, ("tensor_content", values_field)) == "tensor_content":
@@ -59,14 +60,14 @@ def read_numbers(tensor: pb.TensorProto, field: str) -> npt.NDArray[Any]:
         if len(content) != size * dtype.itemsize:
             raise InvalidRequestError.of(
                 f"{field}.tensor_content",
-                f"{len(content)} bytes came; shape {_brief(shape)} takes {size * dtype.itemsize}"
+                f"{len(content)} bytes came; shape {list(shape)} takes {size * dtype.itemsize}"
                 f" ({type_name(tensor.dtype)})",
             )
         return np.frombuffer(content, dtype).reshape(shape)
     values = _convert(np.array(getattr(tensor, values_field)), dtype, f"{field}.{values_field}")
     if len(values) > size or (len(values) < size and size > MAX_REPEATED):
         raise InvalidRequestError.of(
-            f"{field}.{values_field}", f"{len(values)} values came; shape {_brief(shape)} takes {size}"
+            f"{field}.{values_field}", f"{len(values)} values came; shape {list(shape)} takes {size}"
         )
     if len(values) < size:
         values = np.pad(values, (0, size - len(values)), mode="edge")
@@ -82,12 +83,12 @@ def read_files(tensor: pb.TensorProto, field: str) -> list[bytes]:
     shape = read_shape(tensor, field)
     if not (len(shape) in (1, 2) and shape[1:] in ((), (1,)) and shape[0] >= 1):
         raise InvalidRequestError.of(
-            f"{field}.tensor_shape", f"{_brief(shape)} came; image files are [images] or [images, 1], at least one"
+            f"{field}.tensor_shape", f"{list(shape)} came; image files are [images] or [images, 1], at least one"
         )
     _elements(tensor, field, ("string_val",))
     if len(tensor.string_val) != shape[0]:
         raise InvalidRequestError.of(
-            f"{field}.string_val", f"{len(tensor.string_val)} values came; shape {_brief(shape)} takes {shape[0]}"
+            f"{field}.string_val", f"{len(tensor.string_val)} values came; shape {list(shape)} takes {shape[0]}"
         )
     return list(tensor.string_val)
 
@@ -96,11 +97,11 @@ def read_shape(tensor: pb.TensorProto, field: str) -> tuple[int, ...]:
     """The shape of a tensor.
 
     Raises:
-        InvalidRequestError: it is open.
+        InvalidRequestError: it is open, or longer than any.
     """
     if tensor.tensor_shape.unknown_rank:
         raise InvalidRequestError.of(f"{field}.tensor_shape", "is unknown; say how many images came")
-    return tuple(dim.size for dim in tensor.tensor_shape.dim)
+    return tuple(dim.size for dim in shapes.read(tensor.tensor_shape.dim, f"{field}.tensor_shape"))
 
 
 def write_numbers(values: npt.NDArray[np.float32]) -> pb.TensorProto:
@@ -137,8 +138,3 @@ def _convert(values: npt.NDArray[Any], dtype: np.dtype[Any], field: str) -> npt.
     if dtype.kind != "f" and (values.min() < np.iinfo(dtype).min or values.max() > np.iinfo(dtype).max):
         raise InvalidRequestError.of(field, f"a value is outside {dtype.name}")
     return values.astype(dtype)
-
-
-def _brief(shape: tuple[int, ...]) -> str:
-    """A shape for a sentence; callers can send very long ones."""
-    return str(list(shape)) if len(shape) <= 8 else f"{len(shape)} dimensions"
