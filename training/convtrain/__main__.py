@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -13,6 +14,9 @@ def main() -> None:
 
         # What stops a container ends a training as Ctrl-C does: with a word about what is saved, and nothing half done.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+            # As stderr: a label or directory that the terminal cannot show is no failure, least of all after training.
+            sys.stdout.reconfigure(errors="backslashreplace")
         sys.exit(run(sys.argv[1:]))
     except ModuleNotFoundError as error:
         # The base install of convserve is the client and brings none of what training needs.

@@ -236,6 +236,21 @@ def test_the_base_install_names_the_extra() -> None:
     assert done.stderr == "convtrain: msgspec is not installed; install the extra: pip install 'convserve[train]'\n"
 
 
+def test_what_a_terminal_cannot_show_is_escaped(repository: Path) -> None:
+    """A training does not end in a traceback because a label is not of the terminal's language."""
+    version = str(repository / "stripes/1")
+    done = subprocess.run(
+        [sys.executable, "-m", "convtrain", "inspect", version],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"uint8 8\xd78\xd71" in done.stdout
+
+
 def test_sigterm_ends_like_ctrl_c() -> None:
     """What stops a container lets a training say what is saved."""
     done = in_a_new_process(
