@@ -64,3 +64,6 @@ def test_errors_of_tensorflow_s_files_are_os_errors() -> None:
     errors = backend.tensorflow().errors
     with pytest.raises(OSError, match="No space left on device"), backend.disk_errors():
         raise errors.ResourceExhaustedError(None, None, "events.v2; No space left on device")
+    place = "{{function_node __wrapped__SaveV2}} /run/export; Not a directory [Op:SaveV2]"
+    with pytest.raises(OSError, match=r"^\[Errno 5\] /run/export; Not a directory$"), backend.disk_errors():
+        raise errors.FailedPreconditionError(None, None, place)
