@@ -254,7 +254,7 @@ ROWS: dict[str, Sequence[Panel]] = {
         ),
         Panel(
             "Open files",
-            "Share of what the process may open; connections are files.",
+            "Share of what the processes may open; connections are files.",
             {"{{instance}}": f"process_open_fds{{{SERVER}}} / process_max_fds{{{SERVER}}}"},
             unit="percentunit",
         ),

@@ -26,7 +26,6 @@ _LARGEST = (
     "convserve_max_batch_rows",
     "convserve_version_info",
     "convserve_versions",
-    "process_max_fds",
     "process_start_time_seconds",
 )
 """Gauges that describe all workers alike, or of which the worst counts; the largest is shown, not the sum."""

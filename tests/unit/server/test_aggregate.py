@@ -22,6 +22,7 @@ def test_what_is_counted_adds_up() -> None:
     assert merged("convserve_requests_total", "counter", 3, 4) == 7
     assert merged("convserve_queue_rows", "gauge", 3, 4) == 7
     assert merged("convserve_queue_limit_rows", "gauge", 1024, 1024) == 2048
+    assert merged("process_open_fds", "gauge", 30, 50) / merged("process_max_fds", "gauge", 100, 100) == 0.4
 
 
 def test_an_index_is_no_sum() -> None:
