@@ -53,7 +53,12 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
             image; names it.
     """
     labels, train_paths, test_paths = _list_splits(root)
-    held_out = "" if _is_divided(root) else f"Test split: {TEST_SHARE:.0%} of the images of each label, held out."
+    note = f"Test split: {TEST_SHARE:.0%} of the images of each label, held out."
+    if _is_divided(root):
+        others = sorted(folder.name for folder in _folders(root) if folder.name not in ("train", "test"))
+        note = f"Not used, being neither train nor test: {', '.join(others)}." if others else ""
+        if others:  # such as `val`
+            progress.console.print(f"warning: {root}: {note} Images to validate on are cut from train.")
     if len(labels) < 2:
         raise DatasetError(f"{root}: only the label {labels[0]}; a classifier needs at least two")
     # What was decoded, from which files, how: two sets with the same fingerprint have the same pixels.
@@ -77,7 +82,7 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
         labels=tuple(labels),
         train=Split(images[:train_count], classes[:train_count], names[:train_count]),
         test=Split(images[train_count:], classes[train_count:], names[train_count:]),
-        note=held_out,
+        note=note,
     )
 
 

@@ -188,6 +188,14 @@ def test_labels_of_all_languages_are_fine(image_folder: Path) -> None:
     assert load_folder(image_folder).labels == ("dog", "گربه\u200cها a")
 
 
+def test_a_folder_that_is_not_used_is_told_of(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever made a third split, to validate on, must not think that it was."""
+    assert load_folder(image_folder).note == ""
+    shutil.copytree(image_folder / "test", image_folder / "val")
+    assert load_folder(image_folder).note == "Not used, being neither train nor test: val."
+    assert "Images to validate on are cut from train." in " ".join(capsys.readouterr().err.split())
+
+
 def test_hidden_files_do_not_count(image_folder: Path) -> None:
     """What file managers leave behind is no error."""
     (image_folder / "train/.DS_Store").write_bytes(b"x")
