@@ -13,6 +13,7 @@ from convserve.errors import InvalidRequestError
 from convserve.open_inference.v2 import infer_pb2
 from convserve.server import classification
 from convserve.server.call import Call
+from convserve.server.open_inference import request as open_inference_request
 from convserve.server.open_inference import tensors as open_inference_tensors
 from convserve.server.pixels import to_pixels
 from convserve.server.tensorflow_serving import request
@@ -113,3 +114,21 @@ def test_files_without_end_are_counted_and_not_read() -> None:
     said, peak = refusal_and_peak(lambda: open_inference_tensors.read_files(tensor, None, "inputs[0]"))
     assert "100000 elements came" in said
     assert peak < 100_000
+
+
+def test_names_without_end_are_counted_and_not_read() -> None:
+    """Parameters of one protocol, inputs of the other: millions fit into a message."""
+    many = 20_000
+    infer = infer_pb2.ModelInferRequest(model_name="stripes")
+    predict = pb.PredictRequest(model_spec=model_pb2.ModelSpec(name="stripes"))
+    for number in range(many):
+        infer.parameters[str(number)].bool_param = True
+        predict.inputs[str(number)].dtype = tensor_pb2.DT_STRING
+    for read in (
+        lambda: open_inference_request.read(infer, call()),
+        lambda: request.read_predict(predict, call()),
+    ):
+        said, peak = refusal_and_peak(read)
+        assert f"{many} came" in said
+        assert peak < 100_000
+    assert not request.holds_files(predict)

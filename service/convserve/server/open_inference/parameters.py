@@ -15,11 +15,20 @@ PRIORITY_LEVELS = 3
 """Highest priority is 1, as Triton counts."""
 DEFAULT_PRIORITY_LEVEL = 2
 
+_MOST = 1000
+"""Parameters of one request that are read; a few have a meaning."""
+
 _PRIORITIES = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL}
 
 
-def read(parameters: Parameters) -> Parameters:
-    """The same as a dictionary: most requests have none, and looking for each name in protobuf's map takes long."""
+def read(parameters: Parameters, field: str = "parameters") -> Parameters:
+    """The same as a dictionary: most requests have none, and looking for each name in protobuf's map takes long.
+
+    Raises:
+        InvalidRequestError: there are so many that reading them would stop every other call.
+    """
+    if len(parameters) > _MOST:
+        raise InvalidRequestError.of(field, f"{len(parameters)} came; at most {_MOST} are read")
     return dict(parameters) if parameters else {}
 
 

@@ -53,7 +53,7 @@ def _images(message: pb.ModelInferRequest, pixel_range: str) -> tuple[Images | S
     if tensor is None or tensor.name != INPUT_NAME:
         names = [one.name for one in inputs[:4]]
         raise InvalidRequestError.of("inputs", f"{len(inputs)} came, {names}; the model takes one, {INPUT_NAME!r}")
-    parameters.refuse_shared_memory(parameters.read(tensor.parameters))
+    parameters.refuse_shared_memory(parameters.read(tensor.parameters, f"{_FIELD}.parameters"))
     raw = _raw(message, tensor)
     if tensor.datatype == "BYTES":
         field = f"{_FIELD}.contents.bytes_contents" if raw is None else "raw_input_contents[0]"

@@ -16,7 +16,6 @@ from convserve.server.call import Call
 from convserve.server.reflection import public_name_of
 from convserve.server.rpc import Cancel, Guard, Reply, Unary, parser, replying
 from convserve.server.tensorflow_serving import request, signatures, tensors
-from convserve.tensorflow_core.v1 import tensor_pb2
 from convserve.tensorflow_serving.v1 import model_pb2
 from convserve.tensorflow_serving.v1 import prediction_pb2 as pb
 
@@ -63,7 +62,7 @@ class PredictionServicer:
                 pb.PredictRequest,
                 self.predict,
                 model_of=lambda message: message.model_spec.name,
-                decodes=lambda message: any(one.dtype == tensor_pb2.DT_STRING for one in message.inputs.values()),
+                decodes=request.holds_files,
             ),
             Unary(
                 SERVICE,
@@ -110,9 +109,9 @@ class PredictionServicer:
     def get_model_metadata(self, message: pb.GetModelMetadataRequest, call: Call) -> pb.GetModelMetadataResponse:
         """Tell what a model takes and gives."""
         self._note_model(message.model_spec, call)
-        if list(message.metadata_field) != [_SIGNATURE_DEF]:
+        if message.metadata_field[:2] != [_SIGNATURE_DEF]:
             raise InvalidRequestError.of(
-                "metadata_field", f"{list(message.metadata_field)[:4]} came; ask for {_SIGNATURE_DEF!r} alone"
+                "metadata_field", f"{message.metadata_field[:4]} came; ask for {_SIGNATURE_DEF!r} alone"
             )
         number, alias = request.read_version(message.model_spec)
         version = self._registry.borrow(message.model_spec.name, number, alias, call.request_id)
