@@ -110,7 +110,7 @@ class Connection:
         self._encoder = hpack.Encoder()
         self._block: bytes = b""
         self._decoder = hpack.Decoder()
-        self._decoder.max_allowed_table_size = 0
+        self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
         self._decoded: dict[bytes, dict[bytes, bytes]] = {}
         self._streams: dict[int, _Stream] = {}
         self._next_stream = 1

@@ -112,6 +112,16 @@ def test_a_refusal_has_status_and_text(connection: Connection) -> None:
     assert (reply.code, reply.detail) == (8, "queue is full: 3%")
 
 
+def test_a_server_may_fail_to_say_that_it_uses_no_header_table(connection: Connection) -> None:
+    """GRPC's does when it refuses the first call before anybody has seen it: RFC 7541 4.2 wants a word on the size."""
+    stream = connection.send(frame_message(b"x"))
+    fields = [(b":status", b"200"), (b"grpc-status", b"1"), (b"grpc-message", b"CANCELLED")]
+    literals = b"".join(b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
+    came = connection.receive(frame(HEADERS, END_HEADERS | END_STREAM, stream, literals))
+    assert came == [Reply(stream, 1, b"", "CANCELLED")]
+    assert connection.receive(answer(connection.send(frame_message(b"y")), b"yes"))[0].message == b"yes"
+
+
 def test_padding_priority_and_continuation_are_understood(connection: Connection) -> None:
     """Rare, and allowed."""
     connection.send(frame_message(b"q"))
