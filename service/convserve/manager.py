@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections import defaultdict
@@ -140,8 +139,6 @@ class Manager:
     def set_alias(self, model: str, alias: str, version: int) -> dict[str, int]:
         """Point an alias at a version, loading it first; 0 removes the alias. Returns all aliases.
 
-        A version that nobody wants any more is unloaded.
-
         Raises:
             InvalidRequestError: the alias has a wrong form.
             NotFoundError: there is no such model or version.
@@ -164,9 +161,6 @@ class Manager:
             self._registry.set_routes(model, replace(routes, aliases=aliases))
             self._pinned[model] = pinned  # as long as the alias stands for the version, that is reason enough
             log.info("alias set", model=model, alias=alias, version=version)
-            with contextlib.suppress(ConfigError):  # the repository may be away; what is loaded can have aliases
-                found = repository.scan(self._settings.model_repository).get(model, {})
-                self._settle(model, {one: found[one] for one in found if self._registry.is_loaded(model, one)})
             return aliases
 
     def wishes(self) -> dict[str, Wishes]:
