@@ -137,12 +137,12 @@ def test_there_are_files_for_so_many_connections(tmp_path: Path, workers: int) -
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         flags = ("--workers", str(workers), "--limits-max-connections", str(hard))
         with servers.serving(tmp_path / "repository", tmp_path, *flags) as running:
-            assert running.metric("process_max_fds") == hard
+            assert running.metric("process_max_fds") == workers * hard
             (told,) = (event for event in running.log_events() if "fewer open files" in event["event"])
             assert (told["allowed"], told["needed"]) == (hard, hard + 256)
         enough = ("--limits-max-connections", "512")
         with servers.serving(tmp_path / "repository", tmp_path, *flags[:2], *enough) as running:
-            assert running.metric("process_max_fds") == 512 + 256
+            assert running.metric("process_max_fds") == workers * (512 + 256)
             assert "fewer open files" not in running.log
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

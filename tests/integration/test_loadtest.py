@@ -120,6 +120,15 @@ def test_a_report_that_cannot_be_written_takes_nothing_away(server: ServerProces
     assert "cannot be written" in stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Child processes take SIGINT, also where the tests were started in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("flags", [["--sweep", "20,21,22,23"], ["--slo", "p50=60s"]], ids=["sweep", "search"])
 def test_ctrl_c_keeps_what_was_measured(server: ServerProcess, tmp_path: Path, flags: list[str]) -> None:
     """Runs that are over are told and reported; the exit status is that of an interruption."""

@@ -23,6 +23,14 @@ def test_a_terminal_that_closes_drains_too(repository: Path, tmp_path: Path) -> 
         assert server.process.wait(20) == 0
 
 
+def test_the_signal_after_it_is_the_first_that_counts(repository: Path, tmp_path: Path) -> None:
+    """Whoever closes a session hangs up, and then asks once, politely."""
+    with serving(repository, tmp_path, "--drain-delay", "1") as server:
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: any(event["event"] == "stopping" for event in server.log_events()))
+        assert server.stop() == 0
+
+
 def test_under_nohup_it_goes_on(repository: Path, tmp_path: Path) -> None:
     """As nohup promises."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -36,6 +36,11 @@ from convtrain.errors import DatasetError, PresetError, RunError
 from convtrain.presets import Preset
 
 T = TypeVar("T", bound=msgspec.Struct)
+_FILES = (
+    *("run.json", "checkpoint.npz", "history.csv", "weights.npz", "calibration.json", "evaluation.json"),
+    *("export.json", "variants.json", "report.json", "report.html"),
+)
+"""What is written into a run's directory, each beside its place first, under a name that begins with a dot."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -228,8 +233,9 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given up with the file, also when the process dies
             except BlockingIOError:
                 raise RunError(f"{self.directory}: another process is at work on this run") from None
-            for path in self.directory.glob(".*.*.????????"):  # of a process that was killed while it wrote
-                path.unlink()
+            for own in _FILES:
+                for path in self.directory.glob(f".{own}.????????"):  # of a process that was killed while it wrote
+                    path.unlink()
             yield
 
     def write(self, path: Path, content: msgspec.Struct) -> None:

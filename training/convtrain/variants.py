@@ -73,8 +73,8 @@ def try_variants(source: Path, directory: Path, data: Data, seed: int) -> Varian
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # onnxruntime has classes of its own for a disk that is full, which share no base
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise ExportError(f"{directory}: cannot be written ({reason}); no variant was tried") from error
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise ExportError(f"{directory}: the variants cannot be made ({reason}); none was tried") from error
     opens: dict[str, Callable[[], Any]] = {
         "fp32": lambda: latency.open_session(base),
         "int8": lambda: latency.open_session(paths["int8"]),

@@ -143,12 +143,12 @@ class Batcher:
         """Whether `run_one` makes sense for a request of so many rows.
 
         There must be nothing to wait for or overlap with, one row may run no longer than that, and all of them no
-        longer than twice that: in pieces they would cost more than a change of thread.
+        longer than `run_one` keeps a request whole: in pieces they would cost more than a change of thread.
         """
         if not self._can_run_here or rows > self._queue.limits.max_batch_size:
             return False
-        predict = self._times.predict
-        return predict(self._padded(1)) <= seconds and (rows == 1 or predict(self._padded(rows)) <= 2 * seconds)
+        predict, whole = self._times.predict, seconds if self._sizes else 2 * seconds
+        return predict(self._padded(1)) <= seconds and (rows == 1 or predict(self._padded(rows)) <= whole)
 
     def submit(self, item: Item, *, wake: bool = True) -> None:
         """Queue an item. Never blocks; the item's callback brings the answer.

@@ -155,13 +155,16 @@ class _Signals:
         self._stop.set()
 
     def _listen(self) -> None:
+        told = False
         while True:
             (number,) = os.read(self._read, 1)
             if not self._ready.is_set():
                 log.info("ended before it was ready", signal=number)
                 self.on_sudden_end()
                 os._exit(0)
-            if self._stop.is_set() and number != signal.SIGHUP:
-                self.on_sudden_end()
-                os._exit(128 + number)
+            if number != signal.SIGHUP:  # which whatever closes a terminal sends along, once or twice
+                if told:
+                    self.on_sudden_end()
+                    os._exit(128 + number)
+                told = True
             self._stop.set()

@@ -26,11 +26,12 @@ _LARGEST = (
     "convserve_max_batch_rows",
     "convserve_version_info",
     "convserve_versions",
-    "process_start_time_seconds",
 )
 """Gauges that describe all workers alike, or of which the worst counts; the largest is shown, not the sum."""
 _SMALLEST = ("convserve_default_version",)
 """Gauges of which the smallest is shown: a model is ready when it is in every worker."""
+_SUPERVISORS = ("process_start_time_seconds",)
+"""What the supervisor tells of itself: a worker that is replaced is no server that began anew."""
 
 
 def snapshot(registry: CollectorRegistry) -> list[Family]:
@@ -51,6 +52,8 @@ def merge(snapshots: Iterable[Iterable[Family]]) -> list[Family]:
     merged: dict[str, Family] = {}
     for families in snapshots:
         for name, documentation, kind, samples in families:
+            if name in _SUPERVISORS:
+                continue
             total = merged.setdefault(name, (name, documentation, kind, {}))[3]
             combine = _combination(name)
             for key, value in samples.items():

@@ -139,6 +139,8 @@ class Supervisor:
         hangs = Counts("convserve_worker_hangs", "Workers that hung and were killed.", (), registry)
         self._hangs = hangs.labels()
         Gauge("convserve_workers", "Workers that answer.", registry=registry).set_function(self._count_ready)
+        started = Gauge("process_start_time_seconds", "When the server began, in Unix time.", registry=registry)
+        started.set_to_current_time()
         self._registry = registry
         self._port_holder: socket.socket | None = None
         self._admin_port_holder: socket.socket | None = None

@@ -100,6 +100,6 @@ def test_a_full_disk_is_named(
 
     monkeypatch.setattr(quantize, "write_int8", fail)
     data = Data(mnist_sample, mnist_sample.train, mnist_sample.test)
-    with pytest.raises(ExportError, match=rf"variants: cannot be written \({why}\); no variant"):
+    with pytest.raises(ExportError, match=rf"variants: the variants cannot be made \({why}\); none was"):
         try_variants(tmp_path, tmp_path / "variants", data, seed=1)
     assert list((tmp_path / "variants").iterdir()) == []

@@ -38,6 +38,11 @@ def test_a_model_is_ready_when_it_is_in_every_worker() -> None:
     assert merged("convserve_default_version", "gauge", 4, 5) == 4
 
 
+def test_a_worker_that_is_replaced_is_no_server_that_began_anew() -> None:
+    """The supervisor tells when it began; alerts count how often that changes."""
+    assert merge([[family("process_start_time_seconds", "gauge", 5)]]) == []
+
+
 def test_what_grew_outlives_the_worker_that_counted_it() -> None:
     """A sum that fell would look like a restart to every rate; gauges of the dead mean nothing."""
     kept = keep_growing([family("convserve_requests_total", "counter", 3), family("convserve_queue_rows", "gauge", 9)])

@@ -64,7 +64,7 @@ def load(path: Path | None, cache: Path, *, check_digests: bool = True) -> Datas
             f"{path}: the labels are {', '.join(dataset.labels)}; CIFAR-10's are {', '.join(LABELS)} "
             "(--dataset folder takes images of your own)"
         )
-    return replace(dataset, note=_folder_note(path))
+    return replace(dataset, note=f"{_folder_note(path)} {dataset.note}".rstrip())
 
 
 def _load_archive(path: Path, *, check_digests: bool) -> Dataset:

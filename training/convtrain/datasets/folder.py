@@ -28,6 +28,8 @@ TEST_SHARE = 0.2
 """Share of each label's images that is held out to test on, where the folder itself does not divide them."""
 NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode's categories of control characters, bytes that are no UTF-8, and separators of lines and paragraphs."""
+NAMED = 5
+"""Folders that a note names."""
 DECODER = 1
 """Raised when decoding changes, so that cached pixels are made anew."""
 
@@ -55,9 +57,11 @@ def load(root: Path, name: str, spec: InputSpec, policy: DecodePolicy, cache: Pa
     labels, train_paths, test_paths = _list_splits(root)
     note = f"Test split: {TEST_SHARE:.0%} of the images of each label, held out."
     if _is_divided(root):
-        others = sorted(folder.name for folder in _folders(root) if folder.name not in ("train", "test"))
-        note = f"Not used, being neither train nor test: {', '.join(others)}." if others else ""
+        others = sorted(ascii(folder.name) for folder in _folders(root) if folder.name not in ("train", "test"))
+        note = ""
         if others:  # such as `val`
+            more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+            note = f"Not used, being neither train nor test: {', '.join(others[:NAMED])}{more}."
             progress.console.print(f"warning: {root}: {note} Images to validate on are cut from train.")
     if len(labels) < 2:
         raise DatasetError(f"{root}: only the label {labels[0]}; a classifier needs at least two")

@@ -192,8 +192,13 @@ def test_a_folder_that_is_not_used_is_told_of(image_folder: Path, capsys: pytest
     """Whoever made a third split, to validate on, must not think that it was."""
     assert load_folder(image_folder).note == ""
     shutil.copytree(image_folder / "test", image_folder / "val")
-    assert load_folder(image_folder).note == "Not used, being neither train nor test: val."
+    assert load_folder(image_folder).note == "Not used, being neither train nor test: 'val'."
     assert "Images to validate on are cut from train." in " ".join(capsys.readouterr().err.split())
+    for number in range(6):
+        (image_folder / os.fsdecode(b"v\xff\n%d" % number)).mkdir()
+    note = load_folder(image_folder).note
+    assert note.isprintable()
+    assert note.endswith(" and 2 more.")
 
 
 def test_hidden_files_do_not_count(image_folder: Path) -> None:
