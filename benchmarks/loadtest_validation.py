@@ -263,16 +263,16 @@ def predict_and_measure(
     came = arrivals.poisson(run.load.profile, run.load.seed)
     times = times.at(rate)
 
-    def quantiles(**changes: Any) -> list[float]:
+    def simulated(**changes: Any) -> list[float]:
         latencies = simulation.simulate(came, times, seed=seed, **changes).latencies[came >= run.load.warmup]
         p50, p99 = np.quantile(latencies, [0.5, 0.99], method="inverted_cdf")
         return [float(p50), float(p99)]
 
-    p50, p99 = quantiles()
+    p50, p99 = simulated()
     fixed, each = fit({float(size): seconds for size, seconds in measured.run_seconds.items()})
     stretch = times.each / each
-    now_and_then = slowness(np.concatenate(recording.pieces), fixed * stretch, each * stretch)
-    replayed_p50, replayed_p99 = quantiles(slowness=now_and_then)
+    as_it_was = slowness(np.concatenate(recording.pieces), fixed * stretch, each * stretch)
+    replayed_p50, replayed_p99 = simulated(slowness=as_it_was)
     return {
         "measured": run.percentile(0.99) or float("inf"),
         "simulated": p99,

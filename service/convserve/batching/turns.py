@@ -18,7 +18,7 @@ small network costs the same in a batch of this length as in one ten times as lo
 waits for one turn, not for a whole batch."""
 
 LONG_SECONDS = 0.008
-"""The same while nobody calls another model: a turn has a cost of its own."""
+"""The same while a batcher has the thread to itself: a turn has a cost of its own."""
 
 SHARED_SECONDS = 1.0
 """How long turns stay short after the thread had something else to do."""
@@ -55,7 +55,7 @@ class Turns:
             self._used[batcher] = max(self._used.get(batcher, 0.0), self._start)
 
     def share(self) -> None:
-        """Note that the thread has something else to do: for a while it computes shortly at a time."""
+        """Note that the thread has something else to do: for a while its turns are short."""
         self._shared_until = self._clock() + SHARED_SECONDS
 
     def run_one(self) -> None:
